@@ -1,0 +1,159 @@
+"""Show a run: a live bar with the time left on a terminal, one plain line per step when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn,
+)  # fmt: skip
+from rich.table import Table
+
+from graphkit.recipes.schema import Recipe
+from graphkit.results.record import ResultRecord, SeedResult
+
+
+class Reporter:
+    """What a run tells while it goes; this one says nothing."""
+
+    def start(
+        self, recipe: Recipe, dataset: Any, num_params: int, seeds: list[int], folder: Path
+    ) -> None:
+        """The run begins, or is taken up again."""
+
+    def seed_start(self, seed: int) -> None:
+        """One training run begins."""
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is done; ``row`` holds its figures."""
+
+    def seed_end(self, result: SeedResult, *, again: bool = True) -> None:
+        """One training run is done; ``again`` is False when it had been finished before."""
+
+    def end(self, record: ResultRecord) -> None:
+        """All seeds are done."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+SilentReporter = Reporter
+
+
+class ConsoleReporter(Reporter):
+    """Progress for people: a bar on a terminal, plain lines otherwise.
+
+    Args:
+        stream: where to write; standard output by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stdout
+        self.live = stream.isatty()
+        # A pipe has no width; 80 columns would cut paths and figures.
+        self.console = Console(file=stream, width=None if self.live else 160, highlight=False)
+        self._bar: Progress | None = None
+        self._metric = "metric"
+        self._max_epochs = 0
+        self._seed = 0
+        self._said = 0.0
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def start(
+        self, recipe: Recipe, dataset: Any, num_params: int, seeds: list[int], folder: Path
+    ) -> None:
+        self._metric, self._max_epochs = dataset.metric, recipe.trainer.max_epochs
+        splits = " / ".join(f"{len(dataset.splits[k]):,}" for k in ("train", "valid", "test"))
+        self._say(f"{recipe.name}: {num_params:,} parameters, {len(seeds)} seeds -> {folder}")
+        self._say(
+            f"{dataset.name}: train/valid/test {splits}, {dataset.split_kind} split, "
+            f"metric {dataset.metric}"
+        )
+        if recipe.num_params is not None and recipe.num_params != num_params:
+            self._say(f"note: the recipe's file counts {recipe.num_params:,} parameters")
+
+    def seed_start(self, seed: int) -> None:
+        self._seed, self._said = seed, time.monotonic()
+        if self.live:
+            self._bar = Progress(
+                TextColumn("seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+                console=self.console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._bar.add_task("", total=self._max_epochs, seed=seed, figures="")
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        done = int(row.get("epoch", 0)) + 1
+        figures = _figures(row, self._metric)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, figures=figures)
+        elif done == self._max_epochs or time.monotonic() - self._said >= 5:
+            # A log of a long run stays readable: at most one line in five seconds.
+            self._said = time.monotonic()
+            self._say(f"seed {self._seed} epoch {done}/{self._max_epochs} {figures}")
+
+    def seed_end(self, result: SeedResult, *, again: bool = True) -> None:
+        self.close()
+        how = f"{result.seconds:.1f} s" if again else "finished earlier"
+        self._say(
+            f"seed {result.seed}: test {self._metric} {result.test:.4f}, valid {result.valid:.4f} "
+            f"at epoch {result.best_epoch} of {result.epochs} ({how})"
+        )
+
+    def end(self, record: ResultRecord) -> None:
+        self.console.print(result_table(record))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _figures(row: Mapping[str, Any], metric: str) -> str:
+    shown = [
+        f"{key.replace('_', ' ')} {value:.4f}"
+        for key, value in row.items()
+        if isinstance(value, float) and ("loss" in key or metric in key)
+    ]
+    return "  ".join(shown[:4])
+
+
+def plus_minus(mean: float, std: float | None) -> str:
+    """Write ``mean ± std``, or the mean alone when there is no deviation to give."""
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
+
+
+def result_table(record: ResultRecord) -> Table:
+    """Return the closing table: our figure beside the published ones."""
+    table = Table(title=f"{record.dataset}, {record.metric} ({record.split_kind} split)")
+    for name in ("method", "test", "valid", "runs", "parameters", "source"):
+        table.add_column(name, overflow="fold")
+    minutes = record.wall_seconds / 60
+    table.add_row(
+        record.method_name,
+        plus_minus(record.test_mean, record.test_std),
+        plus_minus(record.valid_mean, record.valid_std),
+        str(record.n_runs),
+        f"{record.num_params:,}",
+        f"this run, {minutes:.1f} min",
+    )
+    for p in record.published:
+        if p.split != "test":
+            continue
+        table.add_row(
+            p.label,
+            plus_minus(p.value, p.std),
+            "",
+            "",
+            f"{p.params:,}" if p.params else "",
+            "published: " + p.source + ("" if p.confirmed else " (unconfirmed)"),
+        )
+    return table
