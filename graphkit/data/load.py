@@ -1,0 +1,159 @@
+"""``load``: a data set by its name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from graphkit.data.cache import cache_key, cached
+from graphkit.data.cards import DatasetCard, card as read_card
+from graphkit.data.dataset import GraphDataset, Parsed
+from graphkit.data.locate import Source, find
+from graphkit.errors import (
+    CorruptFileError,
+    DatasetNotFoundError,
+    GraphkitError,
+    InputError,
+    nearest,
+)
+
+_READERS = {
+    "embedded": "graphkit.data.embedded",
+    "ogb": "graphkit.data.ogb",
+    "lrgb": "graphkit.data.lrgb",
+    "planetoid": "graphkit.data.planetoid",
+    "npz-node": "graphkit.data.npz_node",
+    "heterophilous": "graphkit.data.heterophilous",
+    "tu": "graphkit.data.tu",
+    "gin": "graphkit.data.gin_text",
+    "hgb": "graphkit.data.hgb",
+    "seal": "graphkit.data.seal",
+}
+
+Reader = Callable[..., Parsed]
+
+
+def _reader(card: DatasetCard) -> Any:
+    if card.reader not in _READERS:
+        raise CorruptFileError(
+            f"card of {card.name}: reader {card.reader!r} is not known{nearest(card.reader, _READERS)}"
+        )
+    return importlib.import_module(_READERS[card.reader])
+
+
+def _random_split(parsed: Parsed, card: DatasetCard, seed: int) -> Parsed:
+    """Replace the splits by a seeded one: 60/20/20 of nodes, 80/10/10 of graphs."""
+    total = parsed.graphs.num_nodes if card.level == "node" else len(parsed.graphs)
+    shares = (0.6, 0.2) if card.level == "node" else (0.8, 0.1)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    first, second = int(shares[0] * total), int((shares[0] + shares[1]) * total)
+    split = {"train": order[:first], "valid": order[first:second], "test": order[second:]}
+    split = {key: ids.sort().values for key, ids in split.items()}
+    return Parsed(parsed.graphs, [split], parsed.links, {**parsed.info, "split_kind": "random"})
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    transforms: Sequence[Mapping[str, Any]] = (),
+    split: int | None = None,
+    split_seed: int | None = None,
+    download: bool = False,
+    cache: bool = True,
+    **options: Any,
+) -> GraphDataset:
+    """Load a data set by name.
+
+    The files are looked for below ``root``, or below GRAPHKIT_DATA and the cache folder. Nothing is
+    fetched unless ``download=True``, nothing is asked, nothing is unpickled. The parsed form is kept
+    under GRAPHKIT_CACHE and used again while the files, options and transforms stay the same.
+
+    Args:
+        name: see :func:`graphkit.data.names`.
+        root: data root; default GRAPHKIT_DATA, then the cache folder.
+        transforms: applied to all graphs and kept with them, for example
+            ``[{"name": "AddRandomWalkPE", "walk_length": 16}]``.
+        split: number of the published split, where there are several.
+        split_seed: make a random split instead of the published one (``split_kind`` says so).
+        download: fetch a missing set when its card has an address with a checksum.
+        cache: ``False`` parses the files anew.
+        options: what the reader of this set offers (for example ``split_name="geom-gcn"``).
+
+    Raises:
+        DatasetNotFoundError: unknown name (the nearest one is given), or files not found (where it
+            looked, how to get them and what they weigh).
+        CorruptFileError: a file is truncated or has another checksum than its card says.
+        InputError: an option is unknown or its value is not acceptable.
+
+    Example:
+        >>> from graphkit import data
+        >>> batch = next(iter(data.load("demo").loader("train", batch_size=4)))
+        >>> batch.num_graphs
+        4
+    """
+    from graphkit.data.transforms import apply_transforms, create_transform
+
+    card = read_card(name)
+    reader = _reader(card)
+    accepted = dict(getattr(reader, "OPTIONS", {}))
+    for key in options:
+        if key not in accepted:
+            known = [*accepted, "transforms", "split", "split_seed", "download", "cache"]
+            raise InputError(
+                f"{key}: {card.name} has no such option{nearest(key, known)}; options: {known}"
+            )
+    chosen = {**accepted, **{k: v for k, v in card.options.items() if k in accepted}, **options}
+    steps = [create_transform(step) for step in transforms]
+    try:
+        source = find(card, root)
+    except DatasetNotFoundError:
+        if not download:
+            raise
+        from graphkit.data.download import fetch
+
+        fetch(card)
+        source = find(card)
+
+    def _build() -> Parsed:
+        return _parse(reader, card, source, chosen)
+
+    key = {"name": card.name, "source": source.sha256, "options": chosen, "reader": card.options}
+    # An embedded set is parsed faster than a cache file is opened.
+    plain = cache and card.reader != "embedded"
+    parsed = cached(card.name, cache_key(**key), _build) if plain else _build()
+    if steps:
+        config = [step.config for step in steps]
+
+        def _transform() -> Parsed:
+            graphs = apply_transforms(parsed.graphs, steps)
+            return Parsed(graphs, parsed.splits, parsed.links, parsed.info)
+
+        transformed_key = cache_key(**key, transforms=config)
+        parsed = cached(card.name, transformed_key, _transform) if cache else _transform()
+        options = {**options, "transforms": config}
+    if split_seed is not None:
+        parsed = _random_split(parsed, card, split_seed)
+    dataset = GraphDataset(card, parsed, source.sha256, options)
+    if split is not None:
+        dataset.select_split(split)
+    return dataset
+
+
+def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, Any]) -> Parsed:
+    try:
+        parsed: Parsed = reader.read(card, source, **options)
+    except GraphkitError:
+        raise
+    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+        raise CorruptFileError(
+            f"{card.name}: {source.base} could not be read ({type(error).__name__}: {error}); "
+            f"get it again: {card.how_to_get}"
+        ) from error
+    if card.data_kind == "rebuilt" and not source.exact:
+        parsed.info["data_kind"] = "official"
+    return parsed
