@@ -155,5 +155,6 @@ def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, An
             f"get it again: {card.how_to_get}"
         ) from error
     if card.data_kind == "rebuilt" and not source.exact:
-        parsed.info["data_kind"] = "official"
+        # Known by the size of the official files, or (a set rebuilt as a whole) not known at all.
+        parsed.info["data_kind"] = "official" if card.official_size else "unverified"
     return parsed
