@@ -1,4 +1,4 @@
-"""What a recipe may say: the typed sections of the YAML file, and the hash of what decides a run."""
+"""What a recipe may say: the typed sections of the file, and the hash of what decides a run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def _not_bool(value: Any) -> Any:
 
 
 PositiveInt = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, le=10**9)]
-Fraction = Annotated[
-    float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False, le=1e9)
-]
+Fraction = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, allow_inf_nan=False, le=1e9)]
 
 
 class Section(BaseModel):
@@ -67,9 +65,9 @@ class Task(BaseModel):
 
 class Optimizer(Section):
     name: str = "Adam"
-    lr: Annotated[
-        float, BeforeValidator(_not_bool), Field(gt=0, le=1e3, allow_inf_nan=False)
-    ] = 1e-3
+    lr: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1e3, allow_inf_nan=False)] = (
+        1e-3
+    )
     weight_decay: Fraction = 0.0
     betas: tuple[Fraction, Fraction] | None = None
     eps: Fraction | None = None
@@ -148,9 +146,7 @@ class Recipe(Section):
     @property
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of :meth:`deciding`."""
-        text = json.dumps(
-            self.deciding(), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        text = json.dumps(self.deciding(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -121,9 +121,7 @@ def tables(records: Sequence[ResultRecord]) -> list[Table]:
 
 def _shipped(dataset: str) -> list[Published]:
     return [
-        entry
-        for name in recipes.names(f"{dataset}/*")
-        for entry in recipes.load(name).published
+        entry for name in recipes.names(f"{dataset}/*") for entry in recipes.load(name).published
     ]
 
 
@@ -138,7 +136,8 @@ def _our_row(record: ResultRecord) -> Row:
         test=plus_minus(record.test_mean, record.test_std),
         valid=plus_minus(record.valid_mean, record.valid_std),
         n_runs=str(record.n_runs),
-        split_kind=record.split_kind,
+        split_kind=record.split_kind
+        + ("" if record.data_kind == "official" else f" ({record.data_kind} features)"),
         parameters=f"{record.num_params:,}",
         external_data="yes" if record.external_data else "no",
         hardware=f"{where}, {record.wall_seconds / 60:.1f} min",
@@ -185,7 +184,9 @@ def to_markdown(records: Sequence[ResultRecord]) -> str:
 def _md(text: str) -> str:
     # Names come from files that anybody may have written: no markup may come through.
     for char in "\\`*_[]<>|":
-        text = text.replace(char, f"\\{char}" if char not in "<>" else {"<": "&lt;", ">": "&gt;"}[char])
+        text = text.replace(
+            char, f"\\{char}" if char not in "<>" else {"<": "&lt;", ">": "&gt;"}[char]
+        )
     return " ".join(text.split())
 
 

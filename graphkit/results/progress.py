@@ -6,16 +6,17 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn,
-)  # fmt: skip
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from graphkit.recipes.schema import Recipe
 from graphkit.results.record import ResultRecord, SeedResult
+
+if TYPE_CHECKING:
+    from graphkit.train.progress import ProgressEvent
 
 
 class Reporter:
@@ -29,8 +30,8 @@ class Reporter:
     def seed_start(self, seed: int) -> None:
         """One training run begins."""
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is done; ``row`` holds its figures."""
+    def event(self, event: ProgressEvent) -> None:
+        """The trainer's message: a step or an epoch is done."""
 
     def seed_end(self, result: SeedResult, *, again: bool = True) -> None:
         """One training run is done; ``again`` is False when it had been finished before."""
@@ -59,7 +60,7 @@ class ConsoleReporter(Reporter):
         self.console = Console(file=stream, width=None if self.live else 160, highlight=False)
         self._bar: Progress | None = None
         self._metric = "metric"
-        self._max_epochs = 0
+        self._figures = ""
         self._seed = 0
         self._said = 0.0
 
@@ -69,7 +70,7 @@ class ConsoleReporter(Reporter):
     def start(
         self, recipe: Recipe, dataset: Any, num_params: int, seeds: list[int], folder: Path
     ) -> None:
-        self._metric, self._max_epochs = dataset.metric, recipe.trainer.max_epochs
+        self._metric = dataset.metric
         splits = " / ".join(f"{len(dataset.splits[k]):,}" for k in ("train", "valid", "test"))
         self._say(f"{recipe.name}: {num_params:,} parameters, {len(seeds)} seeds -> {folder}")
         self._say(
@@ -80,25 +81,38 @@ class ConsoleReporter(Reporter):
             self._say(f"note: the recipe's file counts {recipe.num_params:,} parameters")
 
     def seed_start(self, seed: int) -> None:
-        self._seed, self._said = seed, time.monotonic()
+        self._seed, self._said, self._figures = seed, time.monotonic(), ""
         if self.live:
             self._bar = Progress(
-                TextColumn("seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+                TextColumn("seed {task.fields[seed]}"), BarColumn(),
+                TextColumn("{task.fields[at]}"),
+                TextColumn("{task.fields[figures]}"), TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
                 console=self.console, transient=True,
             )  # fmt: skip
             self._bar.start()
-            self._bar.add_task("", total=self._max_epochs, seed=seed, figures="")
+            self._bar.add_task("", total=None, seed=seed, at="", figures="", left="")
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        done = int(row.get("epoch", 0)) + 1
-        figures = _figures(row, self._metric)
+    def event(self, event: ProgressEvent) -> None:
+        if event.kind == "start" and event.resumed:
+            self._say(f"seed {self._seed}: continuing after epoch {event.epoch}")
+        if event.kind == "epoch":
+            self._figures = _figures(event.metrics, self._metric)
+        at = f"epoch {event.epoch}/{event.max_epochs}"
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, figures=figures)
-        elif done == self._max_epochs or time.monotonic() - self._said >= 5:
-            # A log of a long run stays readable: at most one line in five seconds.
-            self._said = time.monotonic()
-            self._say(f"seed {self._seed} epoch {done}/{self._max_epochs} {figures}")
+            done = event.epoch + event.step / max(event.steps_per_epoch, 1)
+            left = "" if event.eta_seconds is None else f"{_clock(event.eta_seconds)} left"
+            self._bar.update(
+                self._bar.task_ids[0], completed=done, total=event.max_epochs, at=at,
+                figures=self._figures, left=left,
+            )  # fmt: skip
+        elif event.kind == "epoch":
+            last = event.epoch >= event.max_epochs
+            if last or time.monotonic() - self._said >= 5:
+                # A log of a long run stays readable: at most one line in five seconds.
+                self._said = time.monotonic()
+                left = "" if event.eta_seconds is None else f", {_clock(event.eta_seconds)} left"
+                self._say(f"seed {self._seed} {at}: {self._figures}{left}")
 
     def seed_end(self, result: SeedResult, *, again: bool = True) -> None:
         self.close()
@@ -124,6 +138,12 @@ def _figures(row: Mapping[str, Any], metric: str) -> str:
         if isinstance(value, float) and ("loss" in key or metric in key)
     ]
     return "  ".join(shown[:4])
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def plus_minus(mean: float, std: float | None) -> str:
@@ -157,3 +177,20 @@ def result_table(record: ResultRecord) -> Table:
             "published: " + p.source + ("" if p.confirmed else " (unconfirmed)"),
         )
     return table
+
+
+def readable(size: int | float | None) -> str:
+    """Write a number of bytes for people.
+
+    Example:
+        >>> readable(1536), readable(3 * 2**30)
+        ('1.5 KiB', '3.0 GiB')
+    """
+    if size is None:
+        return "unknown"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -50,6 +50,7 @@ class ResultRecord(BaseModel):
     dataset_sha256: str | None
     task_type: str
     split_kind: SplitKind
+    data_kind: Literal["official", "rebuilt", "generated"] = "official"
     metric: str
     maximize: bool
     evaluator: str

@@ -1,4 +1,4 @@
-"""The folder of a run: ``runs/<dataset>/<model>/<seed>/``, who may write to it, what is finished."""
+"""The folder of a run, ``runs/<dataset>/<model>/<seed>/``: who may write, what is finished."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _run_seed(
     folder.write_config(path / "config.yaml", seed)
     model = build.build_model(recipe, dataset, seed)
     task = build.build_task(recipe, dataset)
-    trainer = build.build_trainer(recipe, seed, path, reporter.epoch)
+    trainer = build.build_trainer(recipe, seed, path, reporter.event)
     fit = trainer.fit(model, task)
     if fit.interrupted:
         raise Interrupted
@@ -161,6 +161,7 @@ def _record(
         dataset_sha256=dataset.sha256,
         task_type=dataset.task_type,
         split_kind=dataset.split_kind,
+        data_kind=dataset.data_kind,
         metric=dataset.metric,
         maximize=dataset.maximize,
         evaluator=f"ogb {package_version('ogb')}",

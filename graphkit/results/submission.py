@@ -32,9 +32,7 @@ def count_again(record: ResultRecord) -> int:
     return count_parameters(create_model(record.model, **record.model_args))
 
 
-def refusals(
-    record: ResultRecord, fields: dict[str, Any], counted: int | None = None
-) -> list[str]:
+def refusals(record: ResultRecord, fields: dict[str, Any], counted: int | None = None) -> list[str]:
     """Return every reason why a record may not be submitted, none when it may.
 
     Args:
@@ -61,6 +59,8 @@ def refusals(
             reasons.append(f"std_kind is {record.std_kind!r}, the protocol wants {std_kind!r}")
     if record.split_kind != "official":
         reasons.append(f"split_kind is {record.split_kind!r}: only the official split counts")
+    if record.data_kind != "official":
+        reasons.append(f"data_kind is {record.data_kind!r}: only the official files count")
     reasons += _inconsistent(record)
     counted = count_again(record) if counted is None else counted
     if counted != record.num_params:
@@ -75,12 +75,12 @@ def _inconsistent(record: ResultRecord) -> list[str]:
     reasons = []
     for split in ("test", "valid"):
         values = [float(getattr(r, split)) for r in record.per_seed]
-        for kind, value in zip(
-            ("mean", "std"), mean_and_std(values, record.std_kind), strict=True
-        ):
+        for kind, value in zip(("mean", "std"), mean_and_std(values, record.std_kind), strict=True):
             written = getattr(record, f"{split}_{kind}")
             same = written == value or (
-                written is not None and value is not None and math.isclose(written, value, abs_tol=1e-9)
+                written is not None
+                and value is not None
+                and math.isclose(written, value, abs_tol=1e-9)
             )
             if not same:
                 reasons.append(f"{split}_{kind} is {written}, per_seed gives {value}")
