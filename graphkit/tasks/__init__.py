@@ -1,0 +1,66 @@
+"""Tasks: what is learnt from a data set, with the loss and the official metric that go with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphkit.errors import InputError, nearest
+from graphkit.tasks.base import Task
+from graphkit.tasks.graph import GraphTask
+from graphkit.tasks.losses import (
+    batch_class_weights,
+    bce_with_logits,
+    cross_entropy,
+    l1,
+    labelled,
+    mse,
+    weighted_cross_entropy,
+)
+from graphkit.tasks.node import NodeTask
+
+_BY_LEVEL: dict[str, type[Task]] = {"graph": GraphTask, "node": NodeTask}
+_OPTIONS = ("loss", "batch_size")
+
+
+def create_task(dataset: Any, **options: Any) -> Task:
+    """Make the task that fits a data set.
+
+    Args:
+        dataset: a :class:`graphkit.data.GraphDataset`.
+        **options: ``loss`` and ``batch_size``.
+
+    Raises:
+        InputError: an option is unknown or does not fit, or the level has no task yet.
+
+    Example:
+        >>> from graphkit import data
+        >>> create_task(data.load("demo"))
+        GraphTask(demo, loss=bce)
+    """
+    for key in options:
+        if key not in _OPTIONS:
+            raise InputError(
+                f"task: unknown option {key!r}{nearest(key, _OPTIONS)}; options are "
+                f"{', '.join(_OPTIONS)}"
+            )
+    if dataset.level not in _BY_LEVEL:
+        raise InputError(
+            f"{dataset.name}: no task for {dataset.level}-level sets yet; there are tasks for "
+            f"{' and '.join(_BY_LEVEL)} level"
+        )
+    return _BY_LEVEL[dataset.level](dataset, **options)
+
+
+__all__ = [
+    "GraphTask",
+    "NodeTask",
+    "Task",
+    "batch_class_weights",
+    "bce_with_logits",
+    "create_task",
+    "cross_entropy",
+    "l1",
+    "labelled",
+    "mse",
+    "weighted_cross_entropy",
+]
