@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from graphkit.data.packed import PackedGraphs
 from graphkit.errors import InputError, StorageError
 from graphkit.storage import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Larger matrices that are mostly zero (bags of words) are kept as the places and values that are not.
+_SPARSE_FROM = 1 << 20
+_SPARSE_SHARE = 0.2
 _warned: set[str] = set()
 
 
@@ -47,17 +50,26 @@ def _flatten(parsed: Parsed) -> tuple[dict[str, Tensor], dict[str, str]]:
     for number, split in enumerate(parsed.splits):
         for key, ids in split.items():
             tensors[f"split/{number}/{key}"] = ids
-    for key, value in parsed.links.items():
-        tensors[f"link/{key}"] = value
-    tensors = {key: value.contiguous() for key, value in tensors.items()}
-    # Two names on one storage are refused by safetensors; a public split may share a tensor.
-    seen: set[int] = set()
+    for group, content in (("link", parsed.links), ("extra", parsed.extra)):
+        for key, value in content.items():
+            tensors[f"{group}/{key}"] = value
+    shapes: dict[str, list[int]] = {}
+    # Clones, because safetensors refuses two names on one storage.
+    kept = {key: value.contiguous().clone() for key, value in tensors.items()}
     for key, value in tensors.items():
-        if value.numel() and value.data_ptr() in seen:
-            tensors[key] = value.clone()
-        seen.add(value.data_ptr())
-    about = {"graphkit": json.dumps({"format": FORMAT_VERSION, "info": parsed.info})}
-    return tensors, about
+        if value.dim() == 2 and value.numel() > _SPARSE_FROM:
+            places = value.flatten().nonzero().flatten()
+            if len(places) < _SPARSE_SHARE * value.numel():
+                shapes[key] = list(value.shape)
+                kept[key] = value.flatten()[places]
+                kept[f"places/{key}"] = places
+    about = {
+        "format": FORMAT_VERSION,
+        "info": parsed.info,
+        "shapes": shapes,
+        "served": {key: str(dtype).removeprefix("torch.") for key, dtype in graphs._served.items()},
+    }
+    return kept, {"graphkit": json.dumps(about)}
 
 
 def save_parsed(path: Path, parsed: Parsed) -> None:
@@ -87,9 +99,13 @@ def read_parsed(path: Path) -> Parsed:
             about = json.loads((stream.metadata() or {})["graphkit"])
             for key in stream.keys():  # noqa: SIM118  (safe_open is no mapping)
                 tensors[key] = stream.get_tensor(key)
+        for key, shape in about["shapes"].items():
+            dense = torch.zeros(shape, dtype=tensors[key].dtype)
+            dense.view(-1)[tensors.pop(f"places/{key}")] = tensors[key]
+            tensors[key] = dense
         parts: dict[str, dict[str, Tensor]] = {"node": {}, "edge": {}, "graph": {}}
         splits: dict[int, dict[str, Tensor]] = {}
-        links: dict[str, Tensor] = {}
+        groups: dict[str, dict[str, Tensor]] = {"link": {}, "extra": {}}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             if kind in parts:
@@ -97,8 +113,8 @@ def read_parsed(path: Path) -> Parsed:
             elif kind == "split":
                 number, _, part = name.partition("/")
                 splits.setdefault(int(number), {})[part] = value
-            elif kind == "link":
-                links[name] = value
+            elif kind in groups:
+                groups[kind][name] = value
         graphs = PackedGraphs(
             tensors["node_ptr"],
             tensors["edge_ptr"],
@@ -106,14 +122,17 @@ def read_parsed(path: Path) -> Parsed:
             node=parts["node"],
             edge=parts["edge"],
             graph=parts["graph"],
+            served={key: getattr(torch, name) for key, name in about["served"].items()},
         )
         order = {"train": 0, "valid": 1, "test": 2}
         ordered = [
             dict(sorted(splits[number].items(), key=lambda item: order.get(item[0], 9)))
             for number in sorted(splits)
         ]
-        return Parsed(graphs, ordered, links, about["info"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        return Parsed(graphs, ordered, groups["link"], groups["extra"], about["info"])
+    except (
+        SafetensorError, KeyError, ValueError, OSError, IndexError, AttributeError, RuntimeError
+    ) as error:
         raise InputError(f"{path}: not a cached data set ({error})") from error
 
 
@@ -176,13 +195,3 @@ def cached(name: str, key: str, build: Callable[[], Parsed]) -> Parsed:
         except StorageError as error:
             warnings.warn(f"{name} is not cached: {error}", stacklevel=3)
         return parsed
-
-
-def describe(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options in a form that enters a cache key (tensors by their content)."""
-    return {
-        key: hashlib.sha256(value.numpy().tobytes()).hexdigest()
-        if isinstance(value, torch.Tensor)
-        else value
-        for key, value in options.items()
-    }

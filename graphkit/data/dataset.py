@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from graphkit.data.cards import DatasetCard
 from graphkit.data.loader import GraphLoader
 from graphkit.data.packed import PackedGraphs
 from graphkit.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
 
 DEFAULT_BATCH_SIZE = 32
 
@@ -24,12 +27,14 @@ class Parsed:
         graphs: the graphs.
         splits: one entry per published split; ids of graphs (graph level) or nodes (node level).
         links: positive and negative edges of link-level sets, keyed ``"valid/edge_neg"``.
+        extra: tensors of heterogeneous sets, keyed ``"x/author"`` and ``"edge_index/3"``.
         info: plain values that depend on the files (number of classes, node types).
     """
 
     graphs: PackedGraphs
     splits: list[dict[str, Tensor]] = field(default_factory=list)
     links: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,6 +80,7 @@ class GraphDataset:
         self.sha256 = sha256
         self.graphs = parsed.graphs
         self.links = parsed.links
+        self.extra = parsed.extra
         self.info = parsed.info
         self._splits = parsed.splits
         self.split_number = 0
@@ -199,6 +205,18 @@ class GraphDataset:
         from graphkit.data.evaluation import evaluate_links
 
         return evaluate_links(self.card, positive, negative)
+
+    def hetero(self) -> HeteroData:
+        """Return a heterogeneous set as PyG ``HeteroData``, with masks on the target nodes.
+
+        Raises:
+            InputError: the set has one type of nodes and edges only.
+        """
+        from graphkit.data.hgb import hetero_data
+
+        if "node_types" not in self.info:
+            raise InputError(f"{self.name} is not heterogeneous; use .graphs")
+        return hetero_data(self)
 
     def model_args(self) -> dict[str, Any]:
         """Return the arguments that fit a model to this set.

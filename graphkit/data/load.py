@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def _random_split(parsed: Parsed, card: DatasetCard, seed: int) -> Parsed:
     first, second = int(shares[0] * total), int((shares[0] + shares[1]) * total)
     split = {"train": order[:first], "valid": order[first:second], "test": order[second:]}
     split = {key: ids.sort().values for key, ids in split.items()}
-    return Parsed(parsed.graphs, [split], parsed.links, {**parsed.info, "split_kind": "random"})
+    return replace(parsed, splits=[split], info={**parsed.info, "split_kind": "random"})
 
 
 def load(
@@ -79,7 +80,8 @@ def load(
         transforms: applied to all graphs and kept with them, for example
             ``[{"name": "AddRandomWalkPE", "walk_length": 16}]``.
         split: number of the published split, where there are several.
-        split_seed: make a random split instead of the published one (``split_kind`` says so).
+        split_seed: make a random split instead of the published one (``split_kind`` says so). Sets
+            without a published split get the one of seed 0.
         download: fetch a missing set when its card has an address with a checksum.
         cache: ``False`` parses the files anew.
         options: what the reader of this set offers (for example ``split_name="geom-gcn"``).
@@ -130,12 +132,13 @@ def load(
         config = [step.config for step in steps]
 
         def _transform() -> Parsed:
-            graphs = apply_transforms(parsed.graphs, steps)
-            return Parsed(graphs, parsed.splits, parsed.links, parsed.info)
+            return replace(parsed, graphs=apply_transforms(parsed.graphs, steps))
 
         transformed_key = cache_key(**key, transforms=config)
         parsed = cached(card.name, transformed_key, _transform) if cache else _transform()
         options = {**options, "transforms": config}
+    if split_seed is None and not parsed.splits and card.level != "link":
+        split_seed = 0
     if split_seed is not None:
         parsed = _random_split(parsed, card, split_seed)
     dataset = GraphDataset(card, parsed, source.sha256, options)

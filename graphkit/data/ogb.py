@@ -214,10 +214,10 @@ def read(card: DatasetCard, source: Source, undirected: bool = False) -> Parsed:
         graphs = _symmetric(graphs)
     folder = source.base / "split" / table["split"]
     if card.level == "link":
-        return Parsed(graphs, [], _link_split(folder, graphs.num_nodes), info)
+        return Parsed(graphs, [], _link_split(folder, graphs.num_nodes), info=info)
     split = _index_split(folder)
     limit = len(graphs) if card.level == "graph" else graphs.num_nodes
     for key, ids in split.items():
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= limit):
             raise CorruptFileError(f"{folder}/{key}: ids must lie in 0..{limit - 1}, got {int(ids.max())}")
-    return Parsed(graphs, [split], {}, info)
+    return Parsed(graphs, [split], info=info)

@@ -56,6 +56,8 @@ class PackedGraphs:
         node: attributes with one row per node (``x``; ``y`` of node-level sets; encodings).
         edge: attributes with one row per edge (``edge_attr``, ``edge_weight``).
         graph: attributes with one row per graph (``y`` of graph-level sets).
+        served: dtype in which to hand out an attribute, where it is not the default; one-hot
+            features are held as int8 and served as float32.
         check: look at every id and every feature once; only trusted caches pass ``False``.
 
     Shapes:
@@ -83,6 +85,7 @@ class PackedGraphs:
         node: Mapping[str, Tensor] | None = None,
         edge: Mapping[str, Tensor] | None = None,
         graph: Mapping[str, Tensor] | None = None,
+        served: Mapping[str, torch.dtype] | None = None,
         check: bool = True,
     ) -> None:
         attributes = {
@@ -116,12 +119,14 @@ class PackedGraphs:
         self._edge_index = narrow(edge_index) if self._compact else edge_index.long()
         for kind, tensors in attributes.items():
             for key, value in tensors.items():
-                self._store(key, value, kind)
+                self._store(key, value, kind, (served or {}).get(key))
 
-    def _store(self, key: str, value: Tensor, kind: str) -> None:
+    def _store(
+        self, key: str, value: Tensor, kind: str, dtype: torch.dtype | None = None
+    ) -> None:
         integer = not (value.is_floating_point() or value.dtype == torch.bool)
         self.kinds[key] = kind
-        self._served[key] = torch.int64 if integer else value.dtype
+        self._served[key] = dtype or (torch.int64 if integer else value.dtype)
         self._stored[key] = narrow(value) if integer and self._compact else value.contiguous()
 
     def __len__(self) -> int:
