@@ -74,7 +74,9 @@ class Task:
             if rows.dim() == 2 and rows.size(1) == 1:
                 rows = rows[:, 0]
             if rows.dim() != 1:
-                raise InputError(f"y: multiclass targets must be [n] or [n, 1], got {list(y.shape)}")
+                raise InputError(
+                    f"y: multiclass targets must be [n] or [n, 1], got {list(y.shape)}"
+                )
             return rows.long()
         rows = rows.float()
         return rows[:, None] if rows.dim() == 1 else rows
@@ -125,7 +127,9 @@ class Task:
         check_finite(rows, split)
         return rows.argmax(dim=1) if self.multiclass else rows
 
-    def evaluate(self, predictions: Tensor, targets: Tensor, split: str = "test") -> dict[str, float]:
+    def evaluate(
+        self, predictions: Tensor, targets: Tensor, split: str = "test"
+    ) -> dict[str, float]:
         """Return the official figures of a whole split.
 
         Args:

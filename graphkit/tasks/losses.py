@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphkit.errors import InputError, nearest
 
+Rowwise = Callable[[Tensor, Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -25,7 +26,7 @@ def labelled(target: Tensor) -> Tensor:
     return torch.ones_like(target, dtype=torch.bool)
 
 
-def _mean_over_labelled(values: Callable[[Tensor, Tensor], Tensor], out: Tensor, y: Tensor) -> Tensor:
+def _mean_over_labelled(values: Rowwise, out: Tensor, y: Tensor) -> Tensor:
     mask = labelled(y)
     # NaN targets are replaced before the loss, not masked after it: NaN * 0 is NaN in the gradient.
     losses = values(out, torch.where(mask, y, torch.zeros_like(y))) * mask

@@ -1,4 +1,4 @@
-"""One optimiser step's forward, backward, reduction and clipping, as a closure that can be replayed."""
+"""The forward, backward, reduction and clipping of one step, as a closure that can be replayed."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class StepClosure:
         """Return the detached loss (``want="loss"``) or the list of model outputs (``"out"``).
 
         Args:
-            split: "train", or "valid" for a batch of the validation set with the model in eval mode.
+            split: "train", or "valid": a batch of the validation set, with the model in eval mode.
             grad: compute gradients into ``.grad``; without, nothing but the value is computed.
             replay: use the random numbers of the first call.
             want: what to return.
@@ -201,7 +201,7 @@ class StepClosure:
                 if weight != 1.0:
                     loss = loss * weight
                 if grad:
-                    (loss * scale if forward.scaler else loss).backward()
+                    torch.autograd.backward(loss * scale if forward.scaler else loss)
                 total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         if log:

@@ -54,7 +54,9 @@ def evaluate(
     return {"loss": loss / max(weight, 1e-12), **figures}
 
 
-def share_figures(world: World, figures: dict[str, float] | None, keys: list[str]) -> dict[str, float]:
+def share_figures(
+    world: World, figures: dict[str, float] | None, keys: list[str]
+) -> dict[str, float]:
     """Give every rank the figures that rank 0 computed, so that all take the same decisions."""
     if world.size == 1:
         assert figures is not None

@@ -90,8 +90,10 @@ class Run:
     steps_per_epoch: int = 0
     epoch: int = 0
     step: int = 0
+    phase: int = 0
     phase_first_epoch: int = 0
     phase_first_step: int = 0
+    model: nn.Module = field(default_factory=nn.Module)
     optimizer: Optimizer | None = None
     replicas: list[dict[str, Tensor]] = field(default_factory=list)
 
@@ -214,9 +216,7 @@ class TrainerPlugin:
 
 
 _HOOKS = tuple(
-    key
-    for key, value in vars(TrainerPlugin).items()
-    if callable(value) and not key.startswith("_")
+    key for key, value in vars(TrainerPlugin).items() if callable(value) and not key.startswith("_")
 )
 
 
@@ -228,7 +228,7 @@ def overridden(plugin: TrainerPlugin) -> set[str]:
 
 
 class PluginList:
-    """Plugins checked against each other, with one call list per hook so that unused hooks cost nothing.
+    """Plugins checked against each other, with one call list per hook: unused hooks cost nothing.
 
     Raises:
         PluginError: two owners of one hook, half an owned hook, an unknown or unmet requirement,

@@ -98,7 +98,7 @@ class TrainingLoop:
         self.given_model = model
         for transform in self.plugins.calls("transform_model"):
             model = transform(model, self.task.dataset)
-        self.model = model.to(settings.device)
+        self.model = self.run_view.model = model.to(settings.device)
         needs_initial = any("initial weights" in p.requires for p in self.plugins.plugins)
         if needs_initial:
             self.state.initial_weights = clone_state(self.model)
@@ -343,7 +343,7 @@ class TrainingLoop:
         view, state = self.run_view, self.state
         view.epoch, view.step, view.max_epochs = state.epoch, state.step, state.phase_end
         view.phase_first_epoch, view.phase_first_step = state.schedule_epoch, state.schedule_step
-        view.replicas = state.replica_weights
+        view.phase, view.replicas = state.phase, state.replica_weights
 
     def _tell(self, kind: Any, **more: Any) -> None:
         now = time.monotonic()

@@ -73,7 +73,8 @@ def build_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> 
         InputError: unknown name or argument, or no trainable parameter.
 
     Example:
-        >>> build_optimizer({"name": "SGD", "lr": 0.1}, [nn.Parameter(torch.zeros(1))]).defaults["lr"]
+        >>> weight = nn.Parameter(torch.zeros(1))
+        >>> build_optimizer({"name": "SGD", "lr": 0.1}, [weight]).defaults["lr"]
         0.1
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
@@ -89,7 +90,7 @@ def build_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> 
     name = str(spec.get("name", "Adam"))
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
-    chosen = {"foreach", "fused", "differentiable", "capturable", "maximize"}.intersection(arguments)
+    chosen = {"foreach", "fused", "differentiable", "capturable"}.intersection(arguments)
     floating = all(p.dtype in (torch.float32, torch.float64) for p in trainable)
     if name in _FUSED and not chosen and floating:
         arguments["fused"] = True

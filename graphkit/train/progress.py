@@ -1,4 +1,4 @@
-"""How a run tells where it is: a bar on a terminal, plain lines in a pipe, or a function of yours."""
+"""How a run tells where it is: a bar on a terminal, lines in a pipe, or a function of yours."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def capture_rng(cuda: bool | None = None) -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     if cuda is None:
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "python": [version, list(internal), gauss],
         "numpy": [

@@ -45,6 +45,7 @@ class LoopState:
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     initial_weights: dict[str, Tensor] = field(default_factory=dict)
+    phase: int = 0
     schedule_epoch: int = 0
     schedule_step: int = 0
     phase_epochs: int = 0
@@ -93,11 +94,13 @@ class LoopState:
         self.replicas, self.replica, self.replica_weights = command.replicas, 0, []
         self.phase_weights = weights if command.replicas > 1 else {}
         self.restart_schedule = command.schedule == "restart"
+        self.phase += 1
         self._mark_schedule()
 
     def next_replica(self) -> None:
         """Enter the next replica of the phase."""
         self.replica += 1
+        self.phase += 1
         self.phase_end = self.epoch + self.phase_epochs
         self._mark_schedule()
 

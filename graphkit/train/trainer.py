@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,15 @@ class Trainer:
         if not isinstance(model, nn.Module):
             raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         fabric = self._fabric(world)
+        autocast = fabric.autocast
+        if self.precision == "16-mixed":
+            autocast = partial(torch.autocast, fabric.device.type, dtype=torch.float16)
         if world is None:
             world = ProcessWorld(fabric.device) if fabric.world_size > 1 else SoloWorld()
         seed_everything(self.seed, world.rank)
         settings = Settings(
             max_epochs=self.max_epochs,
-            batch_size=self.batch_size or getattr(task, "batch_size", 32),
+            batch_size=int(self.batch_size or task.batch_size),
             seed=self.seed,
             run_dir=self.run_dir,
             optimizer=self.optimizer,
@@ -148,7 +152,7 @@ class Trainer:
             min_free_bytes=self.min_free_bytes,
             precision=self.precision,
             device=fabric.device,
-            autocast=fabric.autocast,
+            autocast=autocast,
             scaler=LossScaler() if self.precision == "16-mixed" else None,
         )
         return TrainingLoop(settings, model, task, self.plugins, world).run()
@@ -170,9 +174,6 @@ class Trainer:
                     # The loss scaler is ours: Fabric's runs a step's closure only once.
                     precision="bf16-mixed" if self.precision == "bf16-mixed" else "32-true",
                 )
-                if self.precision == "16-mixed":
-                    kind = fabric.device.type
-                    fabric.autocast = lambda: torch.autocast(kind, dtype=torch.float16)
         except (ValueError, RuntimeError, TypeError) as error:
             raise InputError(
                 f"accelerator={self.accelerator!r}, devices={self.devices}: {error}"

@@ -1,7 +1,9 @@
-"""Workers and their collectives: one process, several replicas in one process, several processes."""
+"""Workers and their collectives: one worker, several in one process, several processes."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -267,18 +269,38 @@ class ProcessWorld:
         if not dist.is_available() or not dist.is_initialized():
             raise InputError(
                 "ProcessWorld: no process group is running; start the processes with torchrun or "
-                "Trainer(devices=...), or call ProcessWorld.connect(rank, size, port) in each"
+                "Trainer(devices=...), or call ProcessWorld.connect(rank, size, file) in each"
             )
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self.device = torch.device(device) if dist.get_backend() == "nccl" else torch.device("cpu")
 
     @classmethod
-    def connect(cls, rank: int, size: int, port: int, host: str = "127.0.0.1") -> ProcessWorld:
-        """Join a gloo group on this machine; the group has no authentication, keep it on loopback."""
-        store = dist.TCPStore(host, port, size, is_master=rank == 0)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    def connect(cls, rank: int, size: int, meeting_point: str | os.PathLike[str]) -> ProcessWorld:
+        """Join a gloo group of processes on this machine.
+
+        They find each other through a file, and talk over the loopback interface only: the
+        traffic has no authentication.
+
+        Args:
+            rank: this process.
+            size: number of processes.
+            meeting_point: path of a file that does not exist yet and that all can write.
+        """
+        loopback = "lo0" if sys.platform == "darwin" else "lo"
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{os.path.abspath(meeting_point)}",
+            rank=rank,
+            world_size=size,
+        )
         return cls()
+
+    @staticmethod
+    def close() -> None:
+        """Leave the group."""
+        dist.destroy_process_group()
 
     def all_reduce(self, tensor: Tensor, op: Op = "sum") -> Tensor:
         kinds = {
@@ -343,7 +365,8 @@ def mean_gradients(grads: list[Tensor], world: World, bucket_bytes: int = 25 << 
             stop += 1
         bucket = grads[start:stop]
         flat = world.all_reduce(torch.cat([grad.reshape(-1) for grad in bucket]), "mean")
-        parts = flat.split([grad.numel() for grad in bucket])
-        reduced += [part.view_as(grad).to(grad.dtype) for part, grad in zip(parts, bucket, strict=True)]
+        parts = torch.split(flat, [grad.numel() for grad in bucket])
+        for part, grad in zip(parts, bucket, strict=True):
+            reduced.append(part.view_as(grad).to(grad.dtype))
         start = stop
     return reduced

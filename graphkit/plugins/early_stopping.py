@@ -1,0 +1,86 @@
+"""Stop when the validation figure no longer improves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from graphkit.errors import PluginError
+from graphkit.train.hooks import Scope, Stop, TrainerPlugin
+
+
+class EarlyStoppingPlugin(TrainerPlugin):
+    """H8: end the training after ``patience`` evaluations without improvement.
+
+    Args:
+        patience: evaluations to wait for an improvement, at least 1.
+        monitor: "metric" (the task's, in its own direction) or "loss" (lower is better), both of
+            the validation split.
+        min_delta: improvements smaller than this do not count.
+
+    Raises:
+        PluginError: an argument is out of range.
+    """
+
+    name = "early_stopping"
+    can_reshard = True
+
+    def __init__(
+        self,
+        patience: int = 20,
+        monitor: Literal["metric", "loss"] = "metric",
+        min_delta: float = 0.0,
+    ) -> None:
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise PluginError(f"early_stopping: patience must be an integer >= 1, got {patience!r}")
+        if monitor not in ("metric", "loss"):
+            raise PluginError(
+                f"early_stopping: monitor must be 'metric' or 'loss', got {monitor!r}"
+            )
+        if not (math.isfinite(min_delta) and min_delta >= 0):
+            raise PluginError(f"early_stopping: min_delta must be >= 0, got {min_delta}")
+        self.patience, self.monitor, self.min_delta = patience, monitor, float(min_delta)
+        self._start("valid_loss", maximize=False)
+
+    def _start(self, key: str, maximize: bool) -> None:
+        self.key, self.maximize = key, maximize
+        self.best: float | None = None
+        self.waited = 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "patience": self.patience, "monitor": self.monitor, "min_delta": self.min_delta,
+        }  # fmt: skip
+
+    def transform_model(self, model: nn.Module, data: Any) -> nn.Module:
+        if self.monitor == "metric":
+            self._start(f"valid_{data.metric}", bool(data.maximize))
+        else:
+            self._start("valid_loss", maximize=False)
+        return model
+
+    def on_epoch_end(self, metrics: Mapping[str, Any]) -> Stop | None:
+        value = metrics.get(self.key)
+        if value is None:  # not an epoch with evaluation
+            return None
+        gain = math.inf
+        if self.best is not None:
+            gain = value - self.best if self.maximize else self.best - value
+        if gain > self.min_delta:
+            self.best, self.waited = float(value), 0
+            return None
+        self.waited += 1
+        if self.waited < self.patience:
+            return None
+        return Stop(f"{self.key} has not improved on {self.best:.6g} for {self.waited} evaluations")
+
+    def state_dict(self, scope: Scope) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited} if scope == "shared" else {}
+
+    def load_state_dict(self, scope: Scope, state: dict[str, Any]) -> None:
+        if state:
+            self.best, self.waited = state["best"], int(state["waited"])
