@@ -1,0 +1,18 @@
+"""Fused primitives: tensors in, tensors out. Knows CSR and nothing above it."""
+
+from graphkit.ops.aggregate import MESSAGES, REDUCES, aggregate, segment
+from graphkit.ops.backends import available, backend, current
+from graphkit.ops.csr import CSR
+from graphkit.ops.gated import gated_aggregate
+
+__all__ = [
+    "CSR",
+    "MESSAGES",
+    "REDUCES",
+    "aggregate",
+    "available",
+    "backend",
+    "current",
+    "gated_aggregate",
+    "segment",
+]

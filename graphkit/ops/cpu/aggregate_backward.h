@@ -1,0 +1,285 @@
+// Gradients of aggregate: a pull over the transposed graph, and a push for min and max.
+#pragma once
+#include <cmath>
+
+#include "message.h"
+
+namespace graphkit {
+namespace {
+
+// Row j owns source j: grad_x[j] = sum_k dm_k * dMESSAGE/dx, with dm_k = shift_i + slope_i * m_k for
+// the destination i of entry k. Entries that share an edge row add into a table per block; the
+// blocks depend on the graph only, so their order of combination does not change with threads.
+template <class C>
+class AggregateBackwardKernel {
+ public:
+  explicit AggregateBackwardKernel(const AggregateBackward &a)
+      : a_(a), rows_(a.graph), degrees_(Graph{a.graph.index_bits, a.graph.num_cols, 0,
+                                              a.graph.num_entries, 0, a.forward_rowptr, nullptr,
+                                              nullptr}),
+        messages_(a), shift_(a.shift, a.dtype, a.lds, a.width),
+        slope_(a.slope, a.dtype, a.width, a.width),
+        grad_x_(a.grad_x, a.dtype, a.width, a.width),
+        grad_edge_(a.grad_edge, a.dtype, messages_.edge_width, messages_.edge_width),
+        width_(a.width), stride_((a.width + 15) / 16 * 16) {}
+
+  Fault run() {
+    const Graph &g = a_.graph;
+    const int threads = threads_for(g.num_entries * width_ + g.num_rows, a_.threads);
+    const bool tables = grad_edge_ && a_.edge_is_table;
+    const int64_t table_size = g.num_edge_rows * messages_.edge_width;
+    int64_t blocks = threads == 1 ? 1 : int64_t(threads) * 32;
+    if (tables) {
+      const int64_t budget = int64_t(1) << 22, work = g.num_entries * width_ / (4 * serial_work);
+      blocks = std::clamp<int64_t>(
+          std::min(work, budget / std::max<int64_t>(table_size, 1)), 1, 64);
+    }
+    const std::vector<int64_t> hubs = rows_.hubs();
+    std::vector<C> table(tables ? size_t(table_size * (blocks + int64_t(hubs.size()))) : 0);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      std::vector<C> scratch(size_t(stride_ * scratch_rows));
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t b = 0; b < blocks; ++b) {
+        C *own_table = tables ? table.data() + b * table_size : nullptr;
+        const Range block = rows_.block(b, blocks);
+        for (int64_t j = block.begin; j < block.end; ++j) {
+          const Range entries = rows_.entries(j, fault_);
+          if (entries.size() > hub_degree) continue;
+          accumulate(j, entries, scratch.data(), own_table);
+          finish(j, scratch.data());
+        }
+      }
+    }
+    for (size_t h = 0; h < hubs.size(); ++h)
+      hub(hubs[h], tables ? 1 : threads,
+          tables ? table.data() + (blocks + int64_t(h)) * table_size : nullptr);
+    if (tables) combine(table, table_size, blocks + int64_t(hubs.size()));
+    return fault_.result();
+  }
+
+ private:
+  static constexpr int64_t scratch_rows = 7;
+
+  // scratch: the sum, then room for x, edge, shift, slope, dm and an edge row to be narrowed.
+  void accumulate(int64_t j, Range entries, C *scratch, C *table) {
+    std::fill(scratch, scratch + width_, C(0));
+    Entry<C> entry{};
+    if (messages_.x) entry.x = messages_.x.read(j, scratch + stride_);
+    with_message(messages_.kind, [&](auto tag) {
+      if (slope_) walk<tag(), true>(entry, entries, scratch, table);
+      else walk<tag(), false>(entry, entries, scratch, table);
+    });
+  }
+
+  template <Message M, bool HasSlope>
+  void walk(Entry<C> entry, Range entries, C *scratch, C *table) {
+    C *__restrict sum = scratch;
+    C *__restrict dm = scratch + 5 * stride_;
+    for (int64_t k = entries.begin; k < entries.end; ++k) {
+      if (k + 8 < entries.end) {
+        shift_.prefetch(messages_.col[k + 8]);
+        messages_.prefetch_edge(k + 8, entries.end);
+      }
+      const int64_t i = messages_.col.checked(k, a_.graph.num_cols, Fault::col, fault_);
+      const int64_t e = messages_.fetch_edge(k, entry, scratch + 2 * stride_, fault_);
+      if (i < 0 || e < 0) return;
+      const C factor = a_.by_degree ? C(1) / C(degrees_.start(i + 1) - degrees_.start(i)) : C(1);
+      const C *shift = shift_.read(i, scratch + 3 * stride_);
+      if (!HasSlope && !grad_edge_) {  // the common case needs no row of dm
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width_; ++f) sum[f] += shift[f] * factor * slope_of_x<M>(entry, f);
+        continue;
+      }
+      if constexpr (HasSlope) {
+        const C *slope = slope_.read(i, scratch + 4 * stride_);
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width_; ++f)
+          dm[f] = shift[f] * factor + slope[f] * message_value<M>(entry, f);
+      } else {
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width_; ++f) dm[f] = shift[f] * factor;
+      }
+      if (grad_x_) {
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width_; ++f) sum[f] += dm[f] * slope_of_x<M>(entry, f);
+      }
+      if (M != Message::copy && grad_edge_) {
+        C *own = table ? table + e * messages_.edge_width : nullptr;
+        if (messages_.narrow_edge) weight_gradient(entry, dm, e, own, scratch + 6 * stride_);
+        else edge_gradient<M>(entry, dm, e, own, scratch + 6 * stride_);
+      }
+    }
+  }
+
+  template <Message M>
+  void edge_gradient(const Entry<C> &entry, const C *__restrict dm, int64_t e, C *own, C *scratch) {
+    if (own) {
+#pragma GCC ivdep
+      for (int64_t f = 0; f < width_; ++f) own[f] += dm[f] * slope_of_edge<M>(entry, f);
+      return;
+    }
+    C *to = grad_edge_.begin_write(e, scratch);
+#pragma GCC ivdep
+    for (int64_t f = 0; f < width_; ++f) to[f] = dm[f] * slope_of_edge<M>(entry, f);
+    grad_edge_.commit(e, to);
+  }
+
+  // d scale / d weight of a head: the dot product of dm and x over its features.
+  void weight_gradient(const Entry<C> &entry, const C *__restrict dm, int64_t e, C *own, C *scratch) {
+    C *to = own ? own : grad_edge_.begin_write(e, scratch);
+    const C *__restrict x = entry.x;
+    const int64_t per_head = width_ / a_.heads;
+    for (int64_t h = 0; h < a_.heads; ++h) {
+      C lanes[16] = {};  // partial sums in a fixed pattern, so the compiler may vectorise
+      int64_t f = h * per_head;
+      const int64_t end = f + per_head;
+      for (; f + 16 <= end; f += 16)
+        for (int64_t l = 0; l < 16; ++l) lanes[l] += dm[f + l] * x[f + l];
+      for (int64_t l = 0; f < end; ++f, ++l) lanes[l] += dm[f] * x[f];
+      C total = 0;
+      for (int64_t l = 0; l < 16; ++l) total += lanes[l];
+      to[h] = own ? own[h] + total : total;
+    }
+    if (!own) grad_edge_.commit(e, to);
+  }
+
+  void finish(int64_t j, const C *sum) {
+    if (!grad_x_) return;
+    C *to = grad_x_.begin_write(j, const_cast<C *>(sum));
+    if (to != sum) std::copy(sum, sum + width_, to);
+    grad_x_.commit(j, to);
+  }
+
+  void hub(int64_t j, int threads, C *table) {
+    const Range row = rows_.entries(j, fault_);
+    const int64_t pieces = num_pieces(row), size = stride_ * scratch_rows;
+    std::vector<C> scratch(size_t(pieces * size));
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
+    for (int64_t p = 0; p < pieces; ++p)
+      accumulate(j, piece(row, p), scratch.data() + p * size, table);
+    for (int64_t p = 1; p < pieces; ++p)
+      for (int64_t f = 0; f < width_; ++f) scratch[size_t(f)] += scratch[size_t(p * size + f)];
+    if (pieces) finish(j, scratch.data());
+  }
+
+  void combine(const std::vector<C> &table, int64_t size, int64_t count) {
+    const int64_t width = messages_.edge_width;
+    std::vector<C> scratch(static_cast<size_t>(width));
+    for (int64_t row = 0; row * width < size; ++row) {
+      C *to = grad_edge_.begin_write(row, scratch.data());
+      std::fill(to, to + width, C(0));
+      for (int64_t t = 0; t < count; ++t)
+        for (int64_t f = 0; f < width; ++f) to[f] += table[size_t(t * size + row * width + f)];
+      grad_edge_.commit(row, to);
+    }
+  }
+
+  const AggregateBackward &a_;
+  Rows rows_, degrees_;
+  Messages<C> messages_;
+  Features<C> shift_, slope_, grad_x_, grad_edge_;
+  int64_t width_, stride_;
+  FaultFlag fault_;
+};
+
+// Every output of min or max has one winning entry; a thread owns a range of columns, so no two
+// threads meet, and within a column rows add in order. float and double only.
+template <class C>
+class AggregateWinnersKernel {
+ public:
+  explicit AggregateWinnersKernel(const AggregateWinners &a) : a_(a), rows_(a.graph), messages_(a) {}
+
+  Fault run() {
+    const int threads = threads_for(a_.graph.num_rows * a_.width, a_.threads);
+    // The gradient of a weight sums over the features of its head: one owner for all of them.
+    const bool shared = a_.grad_edge && messages_.narrow_edge;
+    const int64_t slices = shared ? 1 : std::clamp<int64_t>(a_.width / 16, 1, threads);
+#pragma omp parallel for num_threads(int(slices)) schedule(static, 1) if (slices > 1)
+    for (int64_t s = 0; s < slices; ++s) {
+      const int64_t begin = a_.width * s / slices / 16 * 16;
+      const int64_t end = s + 1 == slices ? a_.width : a_.width * (s + 1) / slices / 16 * 16;
+      std::vector<C> scratch(size_t(a_.width));
+      with_message(messages_.kind, [&](auto tag) {
+        for (int64_t i = 0; i < a_.graph.num_rows; ++i) push<tag()>(i, begin, end, scratch.data());
+      });
+    }
+    return fault_.result();
+  }
+
+ private:
+  template <Message M>
+  void push(int64_t i, int64_t begin, int64_t end, C *scratch) {
+    const Range entries = rows_.entries(i, fault_);
+    const C *grad = static_cast<const C *>(a_.grad) + i * a_.ldg;
+    const int32_t *winner = a_.winner + i * a_.width;
+    C *grad_x = static_cast<C *>(a_.grad_x);
+    C *grad_edge = static_cast<C *>(a_.grad_edge);
+    for (int64_t f = begin; f < end; ++f) {
+      const int64_t k = entries.begin + winner[f];
+      if (winner[f] < 0 || k >= entries.end) continue;
+      const int64_t j = messages_.col.checked(k, a_.graph.num_cols, Fault::col, fault_);
+      if (j < 0) return;
+      if constexpr (M == Message::copy) {
+        grad_x[j * a_.width + f] += grad[f];
+        continue;
+      }
+      Entry<C> entry{};
+      entry.x = messages_.x.read(j, nullptr);
+      const int64_t e = messages_.fetch_edge(k, entry, scratch, fault_);
+      if (e < 0) return;
+      if (grad_x) grad_x[j * a_.width + f] += grad[f] * slope_of_x<M>(entry, f);
+      if (grad_edge) {
+        if (messages_.narrow_edge)
+          grad_edge[e * a_.heads + f / (a_.width / a_.heads)] += grad[f] * entry.x[f];
+        else grad_edge[e * a_.width + f] += grad[f] * slope_of_edge<M>(entry, f);
+      }
+    }
+  }
+
+  const AggregateWinners &a_;
+  Rows rows_;
+  Messages<C> messages_;
+  FaultFlag fault_;
+};
+
+template <class C>
+void aggregate_moments(const AggregateMoments &a) {
+  const Rows rows(Graph{a.index_bits, a.num_rows, 0, 0, 0, a.rowptr, nullptr, nullptr});
+  const int threads = threads_for(a.num_rows * a.width * a.num_reduces, a.threads);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t i = 0; i < a.num_rows; ++i) {
+    const int64_t degree = rows.start(i + 1) - rows.start(i);
+    const C inverse = degree > 0 ? C(1) / C(degree) : C(0);
+    C *__restrict shift = static_cast<C *>(a.shift) + i * a.width;
+    C *__restrict slope = a.slope ? static_cast<C *>(a.slope) + i * a.width : nullptr;
+    const C *mean = a.mean ? static_cast<const C *>(a.mean) + i * a.width : nullptr;
+    std::fill(shift, shift + a.width, C(0));
+    if (slope) std::fill(slope, slope + a.width, C(0));
+    for (int r = 0; r < a.num_reduces; ++r) {
+      const int64_t offset = (i * a.num_reduces + r) * a.width;
+      const C *grad = static_cast<const C *>(a.grad) + offset;
+      const C *out = static_cast<const C *>(a.out) + offset;
+      const Reduce reduce = a.reduces[r];
+      if (reduce == Reduce::sum || reduce == Reduce::mean) {
+        const C factor = reduce == Reduce::sum ? C(1) : inverse;
+        for (int64_t f = 0; f < a.width; ++f) shift[f] += grad[f] * factor;
+      } else if (reduce == Reduce::var) {  // d var = 2 (m - mean) / degree
+        for (int64_t f = 0; f < a.width; ++f) {
+          const C g = C(2) * grad[f] * inverse;
+          slope[f] += g;
+          shift[f] -= g * mean[f];
+        }
+      } else if (reduce == Reduce::std) {  // (m - mean) / (degree std), zero where std was clamped
+        for (int64_t f = 0; f < a.width; ++f) {
+          const C g = out[f] > C(0) ? grad[f] * inverse / out[f] : C(0);
+          slope[f] += g;
+          shift[f] -= g * mean[f];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace graphkit

@@ -1,0 +1,272 @@
+// out_i = REDUCE_{k in row i} MESSAGE(x_col[k], edge_eid[k]): all reduces in one pass over the row.
+#pragma once
+#include <cmath>
+
+#include "message.h"
+
+namespace graphkit {
+namespace {
+
+// Running values of one row. Unless only sums are wanted, `sum` and `square` are taken around
+// `origin`, the row's first message, so that the variance does not cancel.
+template <class C>
+struct RowState {
+  C *sum, *square, *origin, *low, *high, *message, *scratch;
+  int32_t *arg_low, *arg_high;
+};
+
+template <class C>
+class StateBuffer {
+ public:
+  StateBuffer(int64_t width, int64_t count)
+      : stride_((width + 15) / 16 * 16), reals_(size_t(stride_ * reals * count)),
+        ints_(size_t(stride_ * 2 * count)) {}
+  RowState<C> at(int64_t index) {
+    C *r = reals_.data() + index * reals * stride_;
+    int32_t *n = ints_.data() + index * 2 * stride_;
+    const auto row = [&](int64_t i) { return r + i * stride_; };
+    return {row(0), row(1), row(2), row(3), row(4), row(5), row(6), n, n + stride_};
+  }
+
+ private:
+  static constexpr int64_t reals = 6 + 8;  // four entries at once need two scratch rows each
+  int64_t stride_;
+  std::vector<C> reals_;
+  std::vector<int32_t> ints_;
+};
+
+template <class C>
+class AggregateForwardKernel {
+ public:
+  explicit AggregateForwardKernel(const AggregateForward &a)
+      : a_(a), rows_(a.graph), messages_(a), width_(a.width), stride_((a.width + 15) / 16 * 16) {
+    for (int r = 0; r < a.num_reduces; ++r) {
+      moments_ |= a.reduces[r] == Reduce::var || a.reduces[r] == Reduce::std;
+      extrema_ |= a.reduces[r] == Reduce::min || a.reduces[r] == Reduce::max;
+      sums_ |= a.reduces[r] == Reduce::sum || a.reduces[r] == Reduce::mean;
+    }
+  }
+
+  Fault run() {
+    const Graph &g = a_.graph;
+    const int threads = threads_for(g.num_entries * width_ + g.num_rows, a_.threads);
+    const int64_t blocks = threads == 1 ? 1 : int64_t(threads) * 32;
+    const std::vector<int64_t> hubs = rows_.hubs();
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      StateBuffer<C> buffer(width_, 1);
+      const RowState<C> state = buffer.at(0);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t b = 0; b < blocks; ++b) {
+        const Range block = rows_.block(b, blocks);
+        for (int64_t i = block.begin; i < block.end; ++i) {
+          const Range entries = rows_.entries(i, fault_);
+          if (entries.size() > hub_degree) continue;
+          reduce(state, entries, entries);
+          finish(i, state, entries.size());
+        }
+      }
+    }
+    for (int64_t i : hubs) hub(i, threads);
+    return fault_.result();
+  }
+
+ private:
+  bool only_sums() const { return !moments_ && !extrema_; }
+
+  void reduce(const RowState<C> &s, Range entries, Range row) {
+    if (only_sums()) return add(s, entries);
+    if (row.begin == row.end) return;
+    Entry<C> entry{};
+    if (!messages_.fetch(row.begin, entry, s.scratch, fault_)) return;
+    write_message(entry, s.origin);
+    std::fill(s.sum, s.sum + width_, C(0));
+    std::fill(s.square, s.square + width_, C(0));
+    std::fill(s.low, s.low + width_, std::numeric_limits<C>::infinity());
+    std::fill(s.high, s.high + width_, -std::numeric_limits<C>::infinity());
+    std::fill(s.arg_low, s.arg_low + width_, -1);
+    std::fill(s.arg_high, s.arg_high + width_, -1);
+    const bool with_moments = moments_ || sums_;
+    for (int64_t k = entries.begin; k < entries.end; ++k) {
+      messages_.prefetch(k + 8, entries.end);
+      if (!messages_.fetch(k, entry, s.scratch, fault_)) return;
+      const C *m = entry.x;
+      if (messages_.kind != Message::copy) {
+        write_message(entry, s.message);
+        m = s.message;
+      }
+      if (with_moments && extrema_) update<true, true>(s, m, int32_t(k - row.begin));
+      else if (extrema_) update<false, true>(s, m, int32_t(k - row.begin));
+      else update<true, false>(s, m, 0);
+    }
+  }
+
+  void write_message(const Entry<C> &entry, C *__restrict to) {
+    with_message(messages_.kind, [&](auto tag) {
+#pragma GCC ivdep
+      for (int64_t f = 0; f < width_; ++f) to[f] = message_value<tag()>(entry, f);
+    });
+  }
+
+  void add(const RowState<C> &s, Range entries) {
+    std::fill(s.sum, s.sum + width_, C(0));
+    with_message(messages_.kind, [&](auto tag) {
+      constexpr Message M = tag();
+      C *__restrict sum = s.sum;
+      Entry<C> e[4];
+      int64_t k = entries.begin;
+      for (; k + 4 <= entries.end; k += 4) {  // a quarter of the traffic to the running sum
+        for (int n = 0; n < 4; ++n) messages_.prefetch(k + 8 + n, entries.end);
+        for (int n = 0; n < 4; ++n)
+          if (!messages_.fetch(k + n, e[n], s.scratch + 2 * n * stride_, fault_)) return;
+        const Entry<C> e0 = e[0], e1 = e[1], e2 = e[2], e3 = e[3];
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width_; ++f)
+          sum[f] += (message_value<M>(e0, f) + message_value<M>(e1, f)) +
+                    (message_value<M>(e2, f) + message_value<M>(e3, f));
+      }
+      for (; k < entries.end; ++k) {
+        if (!messages_.fetch(k, e[0], s.scratch, fault_)) return;
+        const Entry<C> e0 = e[0];
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width_; ++f) sum[f] += message_value<M>(e0, f);
+      }
+    });
+  }
+
+  template <bool Moments, bool Extrema>
+  void update(const RowState<C> &s, const C *__restrict message, int32_t position) {
+    C *__restrict sum = s.sum;
+    C *__restrict square = s.square;
+    const C *__restrict origin = s.origin;
+    C *__restrict low = s.low;
+    C *__restrict high = s.high;
+    int32_t *__restrict arg_low = s.arg_low;
+    int32_t *__restrict arg_high = s.arg_high;
+#pragma GCC ivdep
+    for (int64_t f = 0; f < width_; ++f) {
+      const C m = message[f];
+      if constexpr (Moments) {
+        const C d = m - origin[f];
+        sum[f] += d;
+        square[f] += d * d;
+      }
+      if constexpr (Extrema) {
+        // Strict, so ties keep the first entry; a NaN wins once and stays, as in torch.
+        const bool lower = beats(m < low[f], m, low[f]) | (arg_low[f] < 0);
+        const bool higher = beats(m > high[f], m, high[f]) | (arg_high[f] < 0);
+        low[f] = lower ? m : low[f];
+        arg_low[f] = lower ? position : arg_low[f];
+        high[f] = higher ? m : high[f];
+        arg_high[f] = higher ? position : arg_high[f];
+      }
+    }
+  }
+
+  static bool beats(bool strictly, C challenger, C holder) {
+    return strictly | ((challenger != challenger) & (holder == holder));
+  }
+
+  // Fold a later piece of the same row into an earlier one.
+  void combine(const RowState<C> &s, const RowState<C> &later) {
+    for (int64_t f = 0; f < width_; ++f) {
+      s.sum[f] += later.sum[f];
+      if (only_sums()) continue;
+      s.square[f] += later.square[f];
+      if (later.arg_low[f] >= 0 && beats(later.low[f] < s.low[f], later.low[f], s.low[f])) {
+        s.low[f] = later.low[f];
+        s.arg_low[f] = later.arg_low[f];
+      }
+      if (later.arg_high[f] >= 0 && beats(later.high[f] > s.high[f], later.high[f], s.high[f])) {
+        s.high[f] = later.high[f];
+        s.arg_high[f] = later.arg_high[f];
+      }
+    }
+  }
+
+  C mean(const RowState<C> &s, int64_t f, C inverse) const {
+    return only_sums() ? s.sum[f] * inverse : s.sum[f] * inverse + s.origin[f];
+  }
+
+  static C variance(const RowState<C> &s, int64_t f, C inverse) {
+    const C d = s.sum[f] * inverse;
+    const C v = s.square[f] * inverse - d * d;
+    return v < C(0) ? C(0) : v;
+  }
+
+  void finish(int64_t i, const RowState<C> &s, int64_t degree) {
+    const Features<C> outs(a_.out, a_.dtype, width_, width_);
+    const C inverse = degree ? C(1) / C(degree) : C(0);
+    for (int r = 0; r < a_.num_reduces; ++r) {
+      const int64_t row = i * a_.num_reduces + r;
+      C *out = outs.begin_write(row, s.message);
+      if (degree == 0) std::fill(out, out + width_, C(0));
+      else result(a_.reduces[r], s, degree, inverse, out);
+      outs.commit(row, out);
+    }
+    if (a_.mean) {
+      const Features<C> means(a_.mean, a_.dtype, width_, width_);
+      C *to = means.begin_write(i, s.message);
+      for (int64_t f = 0; f < width_; ++f) to[f] = degree ? mean(s, f, inverse) : C(0);
+      means.commit(i, to);
+    }
+    winners(a_.argmin, s.arg_low, i, degree);
+    winners(a_.argmax, s.arg_high, i, degree);
+  }
+
+  void result(Reduce reduce, const RowState<C> &s, int64_t degree, C inverse, C *out) const {
+    switch (reduce) {
+      case Reduce::sum:
+        for (int64_t f = 0; f < width_; ++f)
+          out[f] = only_sums() ? s.sum[f] : s.sum[f] + C(degree) * s.origin[f];
+        break;
+      case Reduce::mean:
+        for (int64_t f = 0; f < width_; ++f) out[f] = mean(s, f, inverse);
+        break;
+      case Reduce::min:
+        std::copy(s.low, s.low + width_, out);
+        break;
+      case Reduce::max:
+        std::copy(s.high, s.high + width_, out);
+        break;
+      case Reduce::var:
+        for (int64_t f = 0; f < width_; ++f) out[f] = variance(s, f, inverse);
+        break;
+      case Reduce::std:  // as PyG's StdAggregation: variances of at most 1e-5 count as zero
+        for (int64_t f = 0; f < width_; ++f) {
+          const C v = variance(s, f, inverse);
+          out[f] = v > C(1e-5) ? std::sqrt(v) : C(0);
+        }
+        break;
+    }
+  }
+
+  void winners(int32_t *to, const int32_t *from, int64_t i, int64_t degree) {
+    if (!to) return;
+    to += i * width_;
+    if (degree == 0) std::fill(to, to + width_, -1);
+    else std::copy(from, from + width_, to);
+  }
+
+  void hub(int64_t i, int threads) {
+    const Range row = rows_.entries(i, fault_);
+    const int64_t pieces = num_pieces(row);
+    if (!pieces) return;
+    StateBuffer<C> buffer(width_, pieces);
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
+    for (int64_t p = 0; p < pieces; ++p) reduce(buffer.at(p), piece(row, p), row);
+    const RowState<C> first = buffer.at(0);
+    for (int64_t p = 1; p < pieces; ++p) combine(first, buffer.at(p));
+    finish(i, first, row.size());
+  }
+
+  const AggregateForward &a_;
+  Rows rows_;
+  Messages<C> messages_;
+  int64_t width_, stride_;
+  bool moments_ = false, extrema_ = false, sums_ = false;
+  FaultFlag fault_;
+};
+
+}  // namespace
+}  // namespace graphkit

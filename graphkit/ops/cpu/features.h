@@ -1,0 +1,92 @@
+// Rows of a feature matrix, whatever they are stored in. Loops see float or double only: half types
+// are widened row by row into a scratch row, so kernels need not be compiled for them.
+#pragma once
+#include "number.h"
+#include "parallel.h"
+
+namespace graphkit {
+namespace {
+
+// A value per entry of an index: 32 or 64 bits, or the identity when there is no array.
+class Index {
+ public:
+  Index(const void *base, int bits) : base_(base), wide_(bits == 64) {}
+  int64_t operator[](int64_t k) const {
+    if (!base_) return k;
+    return wide_ ? static_cast<const int64_t *>(base_)[k] : static_cast<const int32_t *>(base_)[k];
+  }
+  // The value if it lies in [0, limit), else -1 and a fault: one unsigned comparison.
+  int64_t checked(int64_t k, int64_t limit, Fault::Kind kind, FaultFlag &fault) const {
+    const int64_t value = (*this)[k];
+    if (__builtin_expect(uint64_t(value) >= uint64_t(limit), 0)) {
+      fault.raise(kind, k, value);
+      return -1;
+    }
+    return value;
+  }
+
+ private:
+  const void *base_;
+  bool wide_;
+};
+
+inline int64_t size_of(Dtype dtype) {
+  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+}
+
+template <class C>
+class Features {
+ public:
+  Features(const void *base, Dtype dtype, int64_t ld, int64_t width)
+      : base_(static_cast<char *>(const_cast<void *>(base))), dtype_(dtype),
+        stride_(ld * size_of(dtype)), width_(width) {}
+
+  explicit operator bool() const { return base_ != nullptr; }
+
+  const C *read(int64_t row, C *scratch) const {
+    const char *at = base_ + row * stride_;
+    if constexpr (std::is_same_v<C, float>) {
+      if (dtype_ == Dtype::bf16) return widen(reinterpret_cast<const BFloat16 *>(at), scratch);
+      if (dtype_ == Dtype::f16) return widen(reinterpret_cast<const Float16 *>(at), scratch);
+    }
+    return reinterpret_cast<const C *>(at);
+  }
+
+  // Where to write a row: the row itself, or scratch that `commit` narrows into it.
+  C *begin_write(int64_t row, C *scratch) const {
+    return direct() ? reinterpret_cast<C *>(base_ + row * stride_) : scratch;
+  }
+  void commit(int64_t row, const C *scratch) const {
+    if (direct()) return;
+    char *at = base_ + row * stride_;
+    if (dtype_ == Dtype::bf16) narrow(scratch, reinterpret_cast<BFloat16 *>(at));
+    else narrow(scratch, reinterpret_cast<Float16 *>(at));
+  }
+
+  // A prefetch of a bad address is harmless, so the row needs no check.
+  void prefetch(int64_t row) const {
+    const uintptr_t at = reinterpret_cast<uintptr_t>(base_) + uintptr_t(row * stride_);
+    const int64_t bytes = std::min<int64_t>(width_ * size_of(dtype_), 1024);
+    for (int64_t offset = 0; offset < bytes; offset += 64)
+      __builtin_prefetch(reinterpret_cast<const void *>(at + uintptr_t(offset)));
+  }
+
+ private:
+  bool direct() const { return dtype_ == Dtype::f32 || dtype_ == Dtype::f64; }
+  template <class S>
+  const C *widen(const S *from, C *to) const {
+    for (int64_t f = 0; f < width_; ++f) to[f] = load(from[f]);
+    return to;
+  }
+  template <class S>
+  void narrow(const C *from, S *to) const {
+    for (int64_t f = 0; f < width_; ++f) store(to[f], float(from[f]));
+  }
+
+  char *base_;
+  Dtype dtype_;
+  int64_t stride_, width_;
+};
+
+}  // namespace
+}  // namespace graphkit

@@ -1,0 +1,289 @@
+// GatedGCN's sweep: e_k = dst_i + src_j + edge_k, s_k = sigmoid(e_k),
+// out_i = sum_k s_k value_j [/ (sum_k s_k + eps)]; e_k is written out for the next layer.
+#pragma once
+#include <cmath>
+
+#include "features.h"
+
+namespace graphkit {
+namespace {
+
+inline double exponential(double x) { return std::exp(x); }
+
+// exp for the vectoriser: 2^n * p(r) with |r| <= ln2 / 2; relative error below 2e-7.
+inline float exponential(float x) {
+  x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23 rounds
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const int32_t bits = (int32_t(n) + 127) << 23;
+  return p * __builtin_bit_cast(float, bits);
+}
+
+template <class C>
+inline C sigmoid(C x) {
+  // A NaN must stay a NaN: the clamp inside exponential would hide it.
+  const C s = C(1) / (C(1) + exponential(-x));
+  return x == x ? s : x;
+}
+
+// Rows in parallel, hubs in pieces. `entries(i, range, sums, scratch)` adds up `num_sums` rows for
+// row i; `finish(i, sums, scratch)` writes them.
+template <class C, class Entries, class Finish>
+Fault sweep(const Graph &g, int64_t width, int64_t num_sums, int max_threads, FaultFlag &fault,
+            Entries entries, Finish finish) {
+  const Rows rows(g);
+  const int threads = threads_for(g.num_entries * width * 4 + g.num_rows, max_threads);
+  const int64_t blocks = threads == 1 ? 1 : int64_t(threads) * 32;
+  const std::vector<int64_t> hubs = rows.hubs();
+  const int64_t size = width * num_sums, scratch_size = width * 10;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    std::vector<C> sums(static_cast<size_t>(size + scratch_size));
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t b = 0; b < blocks; ++b) {
+      const Range block = rows.block(b, blocks);
+      for (int64_t i = block.begin; i < block.end; ++i) {
+        const Range row = rows.entries(i, fault);
+        if (row.size() > hub_degree) continue;
+        std::fill(sums.begin(), sums.begin() + size, C(0));
+        entries(i, row, sums.data(), sums.data() + size);
+        finish(i, sums.data(), sums.data() + size);
+      }
+    }
+  }
+  for (int64_t i : hubs) {
+    const Range row = rows.entries(i, fault);
+    const int64_t pieces = num_pieces(row), each = size + scratch_size;
+    if (!pieces) continue;
+    std::vector<C> sums(size_t(pieces * each), C(0));
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
+    for (int64_t p = 0; p < pieces; ++p)
+      entries(i, piece(row, p), sums.data() + p * each, sums.data() + p * each + size);
+    for (int64_t p = 1; p < pieces; ++p)
+      for (int64_t f = 0; f < size; ++f) sums[size_t(f)] += sums[size_t(p * each + f)];
+    finish(i, sums.data(), sums.data() + size);
+  }
+  return fault.result();
+}
+
+template <class C>
+Fault gated_forward(const GatedForward &a) {
+  const Index col(a.graph.col, a.graph.index_bits), eid(a.graph.eid, a.graph.index_bits);
+  const int64_t width = a.width;
+  const auto table = [&](const void *base, int64_t ld) { return Features<C>(base, a.dtype, ld, width); };
+  const Features<C> gate_dst = table(a.gate_dst, a.ldd), gate_src = table(a.gate_src, a.lds);
+  const Features<C> values = table(a.value, a.ldv), edges = table(a.edge, width);
+  const Features<C> edge_out = table(a.edge_out, width), out = table(a.out, width);
+  const Features<C> denominators = table(a.denominator, width);
+  FaultFlag fault;
+  const auto entries = [&](int64_t i, Range range, C *sums, C *scratch) {
+    const C *__restrict dst = gate_dst.read(i, scratch);
+    C *__restrict numerator = sums;
+    C *__restrict denominator = sums + width;
+    for (int64_t k = range.begin; k < range.end; ++k) {
+      if (k + 6 < range.end) {
+        gate_src.prefetch(col[k + 6]);
+        values.prefetch(col[k + 6]);
+        if (edges) edges.prefetch(eid[k + 6]);
+      }
+      const int64_t j = col.checked(k, a.graph.num_cols, Fault::col, fault);
+      const int64_t e = eid.checked(k, a.graph.num_edge_rows, Fault::eid, fault);
+      if (j < 0 || e < 0) return;
+      const C *__restrict src = gate_src.read(j, scratch + width);
+      const C *__restrict value = values.read(j, scratch + 2 * width);
+      if (edges) {
+        const C *__restrict edge = edges.read(e, scratch + 3 * width);
+        C *__restrict to = edge_out.begin_write(e, scratch + 4 * width);
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width; ++f) {
+          const C gate = dst[f] + src[f] + edge[f];
+          to[f] = gate;
+          const C s = sigmoid(gate);
+          numerator[f] += s * value[f];
+          denominator[f] += s;
+        }
+        edge_out.commit(e, to);
+      } else {
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width; ++f) {
+          const C s = sigmoid(dst[f] + src[f]);
+          numerator[f] += s * value[f];
+          denominator[f] += s;
+        }
+      }
+    }
+  };
+  const auto finish = [&](int64_t i, const C *sums, C *scratch) {
+    C *to = out.begin_write(i, scratch);
+    for (int64_t f = 0; f < width; ++f)
+      to[f] = a.normalize ? sums[f] / (sums[width + f] + C(a.eps)) : sums[f];
+    out.commit(i, to);
+    if (!denominators) return;
+    to = denominators.begin_write(i, scratch);
+    std::copy(sums + width, sums + 2 * width, to);
+    denominators.commit(i, to);
+  };
+  return sweep<C>(a.graph, width, 2, a.threads, fault, entries, finish);
+}
+
+// With n_i = g_i / (den_i + eps) and d_i = -n_i out_i:  ds_k = n_i value_j + d_i,
+// de_k = ge_k + ds_k s_k (1 - s_k). Without normalisation n_i = g_i and d_i = 0.
+template <class C>
+class GatedBackwardKernel {
+ public:
+  explicit GatedBackwardKernel(const GatedBackward &a)
+      : a_(a), width_(a.width), col_(a.graph.col, a.graph.index_bits),
+        eid_(a.graph.eid, a.graph.index_bits), gate_dst_(table(a.gate_dst, a.ldd)),
+        gate_src_(table(a.gate_src, a.lds)), values_(table(a.value, a.ldv)),
+        gates_(table(a.edge_out, width_)), outs_(table(a.out, width_)),
+        denominators_(table(a.denominator, width_)), grads_(table(a.grad_out, width_)),
+        outer_(table(a.grad_edge_out, width_)), grad_edge_(table(a.grad_edge, width_)) {}
+
+  Fault destination() {
+    const auto entries = [&](int64_t i, Range range, C *sums, C *scratch) {
+      if (range.begin == range.end) return;
+      const C *__restrict dst = gate_dst_.read(i, scratch);
+      C *__restrict n = row(scratch, 1);
+      C *__restrict d = row(scratch, 2);
+      factors(i, n, d, row(scratch, 3));
+      for (int64_t k = range.begin; k < range.end; ++k) {
+        prefetch(k + 6, range.end);
+        const int64_t j = col_.checked(k, a_.graph.num_cols, Fault::col, fault_);
+        const int64_t e = eid_.checked(k, a_.graph.num_edge_rows, Fault::eid, fault_);
+        if (j < 0 || e < 0) return;
+        const C *__restrict value = values_.read(j, row(scratch, 3));
+        if (!gates_) {
+          const C *__restrict src = gate_src_.read(j, row(scratch, 4));
+#pragma GCC ivdep
+          for (int64_t f = 0; f < width_; ++f)
+            sums[f] += through_gate(n[f] * value[f] + d[f], sigmoid(dst[f] + src[f]));
+          continue;
+        }
+        const C *__restrict gate = gates_.read(e, row(scratch, 4));
+        C *__restrict to = grad_edge_.begin_write(e, row(scratch, 6));
+        if (outer_) {
+          const C *__restrict outer = outer_.read(e, row(scratch, 5));
+#pragma GCC ivdep
+          for (int64_t f = 0; f < width_; ++f) {
+            const C g = through_gate(n[f] * value[f] + d[f], sigmoid(gate[f])) + outer[f];
+            to[f] = g;
+            sums[f] += g;
+          }
+        } else {
+#pragma GCC ivdep
+          for (int64_t f = 0; f < width_; ++f) {
+            const C g = through_gate(n[f] * value[f] + d[f], sigmoid(gate[f]));
+            to[f] = g;
+            sums[f] += g;
+          }
+        }
+        grad_edge_.commit(e, to);
+      }
+    };
+    const auto finish = [&](int64_t i, const C *sums, C *scratch) {
+      write(a_.grad_dst, i, sums, scratch);
+    };
+    return sweep<C>(a_.graph, width_, 1, a_.threads, fault_, entries, finish);
+  }
+
+  Fault source() {
+    const auto entries = [&](int64_t j, Range range, C *sums, C *scratch) {
+      if (range.begin == range.end) return;
+      C *__restrict to_src = sums;
+      C *__restrict to_value = sums + width_;
+      const C *__restrict src = gate_src_.read(j, scratch);
+      const C *__restrict value = values_.read(j, row(scratch, 1));
+      C *__restrict n = row(scratch, 2);
+      C *__restrict d = row(scratch, 3);
+      for (int64_t k = range.begin; k < range.end; ++k) {
+        if (k + 6 < range.end) {
+          grads_.prefetch(col_[k + 6]);
+          if (a_.normalize) denominators_.prefetch(col_[k + 6]);
+          if (gates_) gates_.prefetch(eid_[k + 6]);
+          if (grad_edge_) grad_edge_.prefetch(eid_[k + 6]);
+        }
+        const int64_t i = col_.checked(k, a_.graph.num_cols, Fault::col, fault_);
+        const int64_t e = eid_.checked(k, a_.graph.num_edge_rows, Fault::eid, fault_);
+        if (i < 0 || e < 0) return;
+        if (gates_) {
+          factors(i, n, nullptr, row(scratch, 4));
+          const C *__restrict gate = gates_.read(e, row(scratch, 5));
+          const C *__restrict de = grad_edge_.read(e, row(scratch, 6));
+#pragma GCC ivdep
+          for (int64_t f = 0; f < width_; ++f) {
+            to_src[f] += de[f];
+            to_value[f] += n[f] * sigmoid(gate[f]);
+          }
+        } else {
+          factors(i, n, d, row(scratch, 4));
+          const C *__restrict dst = gate_dst_.read(i, row(scratch, 5));
+#pragma GCC ivdep
+          for (int64_t f = 0; f < width_; ++f) {
+            const C s = sigmoid(dst[f] + src[f]);
+            to_src[f] += through_gate(n[f] * value[f] + d[f], s);
+            to_value[f] += n[f] * s;
+          }
+        }
+      }
+    };
+    const auto finish = [&](int64_t j, const C *sums, C *scratch) {
+      write(a_.grad_src, j, sums, scratch);
+      write(a_.grad_value, j, sums + width_, scratch);
+    };
+    return sweep<C>(a_.graph, width_, 2, a_.threads, fault_, entries, finish);
+  }
+
+ private:
+  Features<C> table(const void *base, int64_t ld) const {
+    return Features<C>(base, a_.dtype, ld, a_.width);
+  }
+  C *row(C *scratch, int64_t index) const { return scratch + index * width_; }
+  static C through_gate(C ds, C s) { return ds * s * (C(1) - s); }
+
+  void prefetch(int64_t k, int64_t end) const {
+    if (k >= end) return;
+    values_.prefetch(col_[k]);
+    if (gates_) gates_.prefetch(eid_[k]);
+    if (outer_) outer_.prefetch(eid_[k]);
+  }
+
+  void factors(int64_t i, C *__restrict n, C *__restrict d, C *scratch) const {
+    const C *g = grads_.read(i, n);
+    if (!a_.normalize) {
+      if (g != n) std::copy(g, g + width_, n);
+      if (d) std::fill(d, d + width_, C(0));
+      return;
+    }
+    const C *denominator = denominators_.read(i, scratch);
+    const C eps = C(a_.eps);
+#pragma GCC ivdep
+    for (int64_t f = 0; f < width_; ++f) n[f] = g[f] / (denominator[f] + eps);
+    if (!d) return;
+    const C *out = outs_.read(i, scratch);
+#pragma GCC ivdep
+    for (int64_t f = 0; f < width_; ++f) d[f] = -n[f] * out[f];
+  }
+
+  void write(void *base, int64_t i, const C *from, C *scratch) const {
+    const Features<C> to = table(base, width_);
+    C *at = to.begin_write(i, scratch);
+    std::copy(from, from + width_, at);
+    to.commit(i, at);
+  }
+
+  const GatedBackward &a_;
+  int64_t width_;
+  Index col_, eid_;
+  Features<C> gate_dst_, gate_src_, values_, gates_, outs_, denominators_, grads_, outer_, grad_edge_;
+  FaultFlag fault_;
+};
+
+}  // namespace
+}  // namespace graphkit

@@ -1,0 +1,62 @@
+// Compiled once per ISA: GRAPHKIT_ISA names the table that module.cpp chooses from at run time.
+#include "aggregate_backward.h"
+#include "aggregate_forward.h"
+#include "gated.h"
+
+namespace graphkit {
+namespace {
+
+// Half types compute in float; features.h widens their rows.
+template <class F>
+auto with_compute(Dtype dtype, F f) {
+  return dtype == Dtype::f64 ? f(double{}) : f(float{});
+}
+
+Fault run_aggregate_forward(const AggregateForward &a) {
+  return with_compute(a.dtype, [&](auto c) { return AggregateForwardKernel<decltype(c)>(a).run(); });
+}
+
+void run_aggregate_moments(const AggregateMoments &a) {
+  with_compute(a.dtype, [&](auto c) { aggregate_moments<decltype(c)>(a); });
+}
+
+Fault run_aggregate_backward(const AggregateBackward &a) {
+  return with_compute(a.dtype, [&](auto c) { return AggregateBackwardKernel<decltype(c)>(a).run(); });
+}
+
+Fault run_aggregate_winners(const AggregateWinners &a) {
+  return with_compute(a.dtype, [&](auto c) { return AggregateWinnersKernel<decltype(c)>(a).run(); });
+}
+
+Fault run_gated_forward(const GatedForward &a) {
+  return with_compute(a.dtype, [&](auto c) { return gated_forward<decltype(c)>(a); });
+}
+
+Fault run_gated_backward_destination(const GatedBackward &a) {
+  return with_compute(a.dtype, [&](auto c) { return GatedBackwardKernel<decltype(c)>(a).destination(); });
+}
+
+Fault run_gated_backward_source(const GatedBackward &a) {
+  return with_compute(a.dtype, [&](auto c) { return GatedBackwardKernel<decltype(c)>(a).source(); });
+}
+
+}  // namespace
+
+#define GRAPHKIT_JOIN_(a, b) a##b
+#define GRAPHKIT_JOIN(a, b) GRAPHKIT_JOIN_(a, b)
+#define GRAPHKIT_TEXT_(a) #a
+#define GRAPHKIT_TEXT(a) GRAPHKIT_TEXT_(a)
+
+extern const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA);
+const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
+    GRAPHKIT_TEXT(GRAPHKIT_ISA),
+    run_aggregate_forward,
+    run_aggregate_moments,
+    run_aggregate_backward,
+    run_aggregate_winners,
+    run_gated_forward,
+    run_gated_backward_destination,
+    run_gated_backward_source,
+};
+
+}  // namespace graphkit

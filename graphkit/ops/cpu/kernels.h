@@ -1,0 +1,194 @@
+// What the Python module may call: plain argument structs and one table of functions per ISA.
+// Every pointer refers to memory owned by the caller; rows are contiguous, `ld*` is the distance
+// between rows in elements. `rowptr`, `col`, `eid` share one index type.
+#pragma once
+#include <cstdint>
+
+namespace graphkit {
+
+enum class Dtype : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
+enum class Message : int { copy = 0, scale = 1, mul = 2, add = 3, add_relu = 4 };
+enum class Reduce : int { sum = 0, mean = 1, min = 2, max = 3, var = 4, std = 5 };
+
+constexpr int max_reduces = 6;
+
+// A corrupt index met on the way: the kernel stops touching memory for it and reports it.
+struct Fault {
+  enum Kind : int { none = 0, rowptr = 1, col = 2, eid = 3 };
+  int kind = none;
+  int64_t position = 0;
+  int64_t value = 0;
+};
+
+struct Graph {
+  int index_bits;        // 32 or 64
+  int64_t num_rows;      // rows that are reduced into
+  int64_t num_cols;      // valid range of col
+  int64_t num_entries;   // length of col
+  int64_t num_edge_rows; // valid range of eid
+  const void *rowptr;
+  const void *col;       // null: entry k reads row k
+  const void *eid;       // null: entry k belongs to edge row k
+};
+
+// out[i, r, :] = REDUCE_r over entries k of row i of MESSAGE(x[col[k]], edge[eid[k]])
+struct AggregateForward {
+  Graph graph;
+  Dtype dtype;
+  Message message;
+  int num_reduces;
+  Reduce reduces[max_reduces];
+  int64_t width, heads;
+  const void *x;
+  int64_t ldx;
+  const void *edge;      // [edge rows, width], or [edge rows, heads] for `scale`
+  int64_t lde;
+  void *out;             // [rows, num_reduces, width]
+  void *mean;            // [rows, width] or null: kept for the backward of var and std
+  int32_t *argmin;       // [rows, width] or null: winning entry counted from rowptr[i], -1 if none
+  int32_t *argmax;
+  int threads;
+};
+
+// From the gradients of the outputs to dm = shift + slope * m (+ the winners of min and max).
+struct AggregateMoments {
+  int index_bits;
+  Dtype dtype;
+  int num_reduces;
+  Reduce reduces[max_reduces];
+  int64_t num_rows, width;
+  const void *rowptr;
+  const void *grad;      // [rows, num_reduces, width]
+  const void *out;       // [rows, num_reduces, width]
+  const void *mean;      // [rows, width] or null
+  void *shift;           // [rows, width]
+  void *slope;           // [rows, width] or null
+  int threads;
+};
+
+// Pull over the transposed graph: row j owns source j, col[k] is the destination.
+struct AggregateBackward {
+  Graph graph;           // transposed
+  Dtype dtype;
+  Message message;
+  bool by_degree;        // divide by the destination's degree (reduce = mean)
+  int64_t width, heads;
+  const void *x;
+  int64_t ldx;
+  const void *edge;
+  int64_t lde;
+  const void *shift;     // [destinations, width]
+  int64_t lds;
+  const void *slope;     // null unless var or std is among the reduces
+  const void *forward_rowptr;  // degrees, for by_degree
+  void *grad_x;          // [rows, width] or null
+  void *grad_edge;       // as edge, or null; written once per entry, or summed if edge_is_table
+  bool edge_is_table;    // several entries share an edge row
+  int threads;
+};
+
+// Gradients of min and max: each output pushes to its one winner. Threads own column ranges.
+struct AggregateWinners {
+  Graph graph;           // forward
+  Dtype dtype;
+  Message message;
+  int64_t width, heads;
+  const void *x;
+  int64_t ldx;
+  const void *edge;
+  int64_t lde;
+  const void *grad;      // [rows, ., width], row distance ldg
+  int64_t ldg;
+  const int32_t *winner; // [rows, width]
+  void *grad_x;          // added to
+  void *grad_edge;       // added to
+  int threads;
+};
+
+// e_k = dst_i + src_j + edge_k;  out_i = sum_k s(e_k) value_j  [/ (sum_k s(e_k) + eps)]
+struct GatedForward {
+  Graph graph;
+  Dtype dtype;
+  bool normalize;
+  double eps;
+  int64_t width;
+  const void *gate_dst;  // [rows, width]
+  const void *gate_src;  // [cols, width]
+  const void *value;     // [cols, width]
+  const void *edge;      // [entries, width] or null
+  int64_t ldd, lds, ldv;
+  void *out;             // [rows, width]
+  void *denominator;     // [rows, width] or null
+  void *edge_out;        // [entries, width] or null: e_k in the order of the edges
+  int threads;
+};
+
+struct GatedBackward {
+  Graph graph;           // forward for the destination pass, transposed for the source pass
+  Dtype dtype;
+  bool normalize;
+  double eps;
+  int64_t width;
+  const void *gate_dst;
+  const void *gate_src;
+  const void *value;
+  int64_t ldd, lds, ldv;
+  const void *edge_out;  // e_k, or null: recomputed from the two gates
+  const void *out;
+  const void *denominator;
+  const void *grad_out;  // [rows, width]
+  const void *grad_edge_out;  // or null
+  void *grad_edge;       // [entries, width] or null
+  void *grad_dst;        // written by the destination pass
+  void *grad_src;        // written by the source pass
+  void *grad_value;
+  int threads;
+};
+
+struct SortEdges {
+  int in_bits;           // 32 or 64: type of key and other
+  int out_bits;          // 32 or 64: type of rowptr, col, perm
+  int64_t num_entries, num_rows;
+  const void *key;       // [entries], in [0, num_rows): checked by index_range first
+  const void *other;     // [entries]
+  void *rowptr;          // [num_rows + 1]
+  void *col;             // [entries]
+  void *perm;            // [entries]
+  int threads;
+};
+
+struct TransposeCSR {
+  int index_bits;
+  int64_t num_rows, num_cols, num_entries;
+  const void *rowptr, *col, *eid;  // eid may be null (identity)
+  void *rowptr_t, *col_t, *eid_t;
+  int threads;
+};
+
+struct IndexRange {
+  int64_t min, max, argmin, argmax;
+  bool sorted;
+};
+
+struct Kernels {
+  const char *isa;
+  Fault (*aggregate_forward)(const AggregateForward &);
+  void (*aggregate_moments)(const AggregateMoments &);
+  Fault (*aggregate_backward)(const AggregateBackward &);
+  Fault (*aggregate_winners)(const AggregateWinners &);
+  Fault (*gated_forward)(const GatedForward &);
+  Fault (*gated_backward_destination)(const GatedBackward &);
+  Fault (*gated_backward_source)(const GatedBackward &);
+};
+
+extern const Kernels kernels_baseline;
+#ifdef GRAPHKIT_X86
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+IndexRange index_range(const void *index, int bits, int64_t n, int threads);
+void sort_edges(const SortEdges &);
+Fault transpose_csr(const TransposeCSR &);
+
+}  // namespace graphkit

@@ -1,0 +1,245 @@
+// The Python face of the CPU kernels. Tensors arrive as addresses: the caller (graphkit/ops/cpu)
+// has checked dtype, contiguity and sizes, and a DLPack exchange per tensor would cost more than a
+// small batch's whole reduction. Indices are checked here, entry by entry, while they are used.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace nb = nanobind;
+using namespace graphkit;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T = void>
+T *at(Address a) {
+  return reinterpret_cast<T *>(a);
+}
+
+std::vector<const Kernels *> supported() {
+  std::vector<const Kernels *> found{&kernels_baseline};
+#ifdef GRAPHKIT_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    found.push_back(&kernels_avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      found.push_back(&kernels_avx512);
+  }
+#endif
+  return found;
+}
+
+const Kernels *active = supported().back();
+
+void use_isa(const std::string &name) {
+  std::string known;
+  for (const Kernels *k : supported()) {
+    if (name == k->isa) {
+      active = k;
+      return;
+    }
+    known += std::string(known.empty() ? "" : ", ") + k->isa;
+  }
+  throw nb::value_error(("isa: '" + name + "' is not one of " + known).c_str());
+}
+
+void check(const Fault &fault, const Graph &g) {
+  if (fault.kind == Fault::none) return;
+  const std::string at_entry = " at entry " + std::to_string(fault.position) + " is " +
+                               std::to_string(fault.value) + ", wanted ";
+  if (fault.kind == Fault::col)
+    throw nb::index_error(("col" + at_entry + "0.." + std::to_string(g.num_cols - 1)).c_str());
+  if (fault.kind == Fault::eid)
+    throw nb::index_error(("eid" + at_entry + "0.." + std::to_string(g.num_edge_rows - 1)).c_str());
+  throw nb::index_error(("rowptr: row " + std::to_string(fault.position) + " reaches " +
+                         std::to_string(fault.value) + ", wanted non-decreasing values in 0.." +
+                         std::to_string(g.num_entries)).c_str());
+}
+
+using GraphTuple = std::tuple<int, int64_t, int64_t, int64_t, int64_t, Address, Address, Address>;
+
+Graph graph_of(const GraphTuple &t) {
+  return {std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t), std::get<4>(t),
+          at(std::get<5>(t)), at(std::get<6>(t)), at(std::get<7>(t))};
+}
+
+template <class Arguments>
+void set_reduces(Arguments &a, const std::vector<int> &reduces) {
+  if (reduces.empty() || reduces.size() > size_t(max_reduces))
+    throw nb::value_error("reduces: wanted one to six of them");
+  a.num_reduces = int(reduces.size());
+  for (size_t r = 0; r < reduces.size(); ++r) a.reduces[r] = Reduce(reduces[r]);
+}
+
+void aggregate_forward(GraphTuple graph, int dtype, int message, std::vector<int> reduces,
+                       int64_t width, int64_t heads, Address x, int64_t ldx, Address edge,
+                       int64_t lde, Address out, Address mean, Address argmin, Address argmax,
+                       int threads) {
+  AggregateForward a{};
+  a.graph = graph_of(graph);
+  a.dtype = Dtype(dtype);
+  a.message = Message(message);
+  set_reduces(a, reduces);
+  a.width = width;
+  a.heads = heads;
+  a.x = at(x);
+  a.ldx = ldx;
+  a.edge = at(edge);
+  a.lde = lde;
+  a.out = at(out);
+  a.mean = at(mean);
+  a.argmin = at<int32_t>(argmin);
+  a.argmax = at<int32_t>(argmax);
+  a.threads = threads;
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = active->aggregate_forward(a);
+  }
+  check(fault, a.graph);
+}
+
+void aggregate_moments(int index_bits, int dtype, std::vector<int> reduces, int64_t rows,
+                       int64_t width, Address rowptr, Address grad, Address out, Address mean,
+                       Address shift, Address slope, int threads) {
+  AggregateMoments a{};
+  a.index_bits = index_bits;
+  a.dtype = Dtype(dtype);
+  set_reduces(a, reduces);
+  a.num_rows = rows;
+  a.width = width;
+  a.rowptr = at(rowptr);
+  a.grad = at(grad);
+  a.out = at(out);
+  a.mean = at(mean);
+  a.shift = at(shift);
+  a.slope = at(slope);
+  a.threads = threads;
+  nb::gil_scoped_release release;
+  active->aggregate_moments(a);
+}
+
+void aggregate_backward(GraphTuple graph, int dtype, int message, bool by_degree, int64_t width,
+                        int64_t heads, Address x, int64_t ldx, Address edge, int64_t lde,
+                        Address shift, int64_t lds, Address slope, Address forward_rowptr,
+                        Address grad_x, Address grad_edge, bool edge_is_table, int threads) {
+  AggregateBackward a{graph_of(graph), Dtype(dtype), Message(message), by_degree, width, heads,
+                      at(x), ldx, at(edge), lde, at(shift), lds, at(slope), at(forward_rowptr),
+                      at(grad_x), at(grad_edge), edge_is_table, threads};
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = active->aggregate_backward(a);
+  }
+  check(fault, a.graph);
+}
+
+void aggregate_winners(GraphTuple graph, int dtype, int message, int64_t width, int64_t heads,
+                       Address x, int64_t ldx, Address edge, int64_t lde, Address grad,
+                       int64_t ldg, Address winner, Address grad_x, Address grad_edge,
+                       int threads) {
+  AggregateWinners a{graph_of(graph), Dtype(dtype), Message(message), width, heads, at(x), ldx,
+                     at(edge), lde, at(grad), ldg, at<int32_t>(winner), at(grad_x),
+                     at(grad_edge), threads};
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = active->aggregate_winners(a);
+  }
+  check(fault, a.graph);
+}
+
+void gated_forward(GraphTuple graph, int dtype, bool normalize, double eps, int64_t width,
+                   Address gate_dst, Address gate_src, Address value, Address edge, int64_t ldd,
+                   int64_t lds, int64_t ldv, Address out, Address denominator, Address edge_out,
+                   int threads) {
+  GatedForward a{graph_of(graph), Dtype(dtype), normalize, eps, width, at(gate_dst), at(gate_src),
+                 at(value), at(edge), ldd, lds, ldv, at(out), at(denominator), at(edge_out),
+                 threads};
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = active->gated_forward(a);
+  }
+  check(fault, a.graph);
+}
+
+void gated_backward(GraphTuple forward, GraphTuple transposed, int dtype, bool normalize,
+                    double eps, int64_t width, Address gate_dst, Address gate_src, Address value,
+                    int64_t ldd, int64_t lds, int64_t ldv, Address edge_out, Address out,
+                    Address denominator, Address grad_out, Address grad_edge_out,
+                    Address grad_edge, Address grad_dst, Address grad_src, Address grad_value,
+                    int threads) {
+  GatedBackward a{graph_of(forward), Dtype(dtype), normalize, eps, width, at(gate_dst),
+                  at(gate_src), at(value), ldd, lds, ldv, at(edge_out), at(out), at(denominator),
+                  at(grad_out), at(grad_edge_out), at(grad_edge), at(grad_dst), at(grad_src),
+                  at(grad_value), threads};
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = active->gated_backward_destination(a);
+    if (fault.kind == Fault::none) {
+      a.graph = graph_of(transposed);
+      fault = active->gated_backward_source(a);
+    }
+  }
+  check(fault, a.graph);
+}
+
+std::tuple<int64_t, int64_t, int64_t, int64_t, bool> range_of(Address index, int bits, int64_t n,
+                                                              int threads) {
+  nb::gil_scoped_release release;
+  const IndexRange r = index_range(at(index), bits, n, threads);
+  return {r.min, r.max, r.argmin, r.argmax, r.sorted};
+}
+
+void sort_edge_index(int in_bits, int out_bits, int64_t entries, int64_t rows, Address key,
+                     Address other, Address rowptr, Address col, Address perm, int threads) {
+  nb::gil_scoped_release release;
+  sort_edges({in_bits, out_bits, entries, rows, at(key), at(other), at(rowptr), at(col), at(perm),
+              threads});
+}
+
+void transpose(GraphTuple graph, Address rowptr_t, Address col_t, Address eid_t, int threads) {
+  const Graph g = graph_of(graph);
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = transpose_csr({g.index_bits, g.num_rows, g.num_cols, g.num_entries, g.rowptr, g.col,
+                           g.eid, at(rowptr_t), at(col_t), at(eid_t), threads});
+  }
+  check(fault, g);
+}
+
+}  // namespace
+
+NB_MODULE(_cpu, m) {
+  m.doc() = "CPU kernels of graphkit.ops; call them through graphkit.ops.cpu only.";
+  m.def("isa", [] { return std::string(active->isa); });
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    for (const Kernels *k : supported()) names.emplace_back(k->isa);
+    return names;
+  });
+  m.def("use_isa", &use_isa);
+  m.def("index_range", &range_of);
+  m.def("sort_edges", &sort_edge_index);
+  m.def("transpose", &transpose);
+  m.def("aggregate_forward", &aggregate_forward);
+  m.def("aggregate_moments", &aggregate_moments);
+  m.def("aggregate_backward", &aggregate_backward);
+  m.def("aggregate_winners", &aggregate_winners);
+  m.def("gated_forward", &gated_forward);
+  m.def("gated_backward", &gated_backward);
+}

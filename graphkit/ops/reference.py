@@ -1,0 +1,122 @@
+"""Every op in plain torch: the specification, the float64 oracle, the fallback on any device.
+
+Nothing here is fast: messages are materialised, one row per edge. ``scatter="torch_scatter"`` does
+the reductions with torch_scatter instead of torch's own scatter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from graphkit.ops.csr import CSR
+
+# PyG's StdAggregation clamps the variance here and calls what lies below zero.
+STD_FLOOR = 1e-5
+
+
+def messages(csr: CSR, x: Tensor, edge: Tensor | None, message: str, lookup: Tensor | None) -> Tensor:
+    """``[E, F]`` messages in the order of the entries of ``csr``."""
+    source = x.index_select(0, csr.col.long())
+    if message == "copy":
+        return source
+    assert edge is not None
+    which = torch.arange(csr.num_entries, device=x.device) if csr.eid is None else csr.eid.long()
+    rows = edge.index_select(0, which if lookup is None else lookup.long()[which])
+    if message == "scale":
+        heads = 1 if rows.dim() == 1 else rows.size(1)
+        by_head = source.view(source.size(0), heads, source.size(1) // max(heads, 1))
+        return (by_head * rows.view(-1, heads, 1)).reshape(source.shape)
+    if message == "mul":
+        return source * rows
+    return (source + rows).relu() if message == "add_relu" else source + rows
+
+
+def total(csr: CSR, values: Tensor, scatter: str = "torch") -> Tensor:
+    """Sum of ``[E, F]`` values over each row, accumulated in at least float32."""
+    wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    row = csr.row().long()
+    if scatter == "torch_scatter":
+        import torch_scatter
+
+        out = torch_scatter.scatter_add(wide, row, dim=0, dim_size=csr.num_rows)
+    else:
+        out = wide.new_zeros(csr.num_rows, values.size(1)).index_add(0, row, wide)
+    return out.to(values.dtype)
+
+
+def winners(csr: CSR, values: Tensor, largest: bool) -> Tensor:
+    """``[N, F]`` first entry that attains each row's extremum; ``E`` for an empty row."""
+    row = csr.row().long()[:, None].expand_as(values)
+    detached = values.detach()
+    reduce = "amax" if largest else "amin"
+    best = detached.new_zeros(csr.num_rows, values.size(1))
+    best = best.scatter_reduce(0, row, detached, reduce, include_self=False)
+    found = best.gather(0, row)
+    # A NaN equals nothing, not even itself, and a row that holds one has it as its extremum.
+    hit = (detached == found) | (detached.isnan() & found.isnan())
+    entry = torch.arange(values.size(0), device=values.device)[:, None].expand_as(values)
+    first = torch.full_like(best, values.size(0), dtype=torch.int64)
+    return first.scatter_reduce(0, row, entry.masked_fill(~hit, values.size(0)), "amin")
+
+
+def _reduce(csr: CSR, values: Tensor, reduce: str, scatter: str) -> Tensor:
+    count = csr.degree.clamp(min=1).to(values.dtype)[:, None]
+    if reduce == "sum":
+        return total(csr, values, scatter)
+    if reduce == "mean":
+        return total(csr, values, scatter) / count
+    if reduce in ("min", "max"):
+        first = winners(csr, values, reduce == "max")
+        padded = torch.cat([values, values.new_zeros(1, values.size(1))])
+        return padded.gather(0, first)
+    mean = total(csr, values, scatter) / count
+    centred = values - mean.index_select(0, csr.row().long())
+    variance = total(csr, centred * centred, scatter) / count
+    if reduce == "var":
+        return variance
+    spread = variance > STD_FLOOR
+    return torch.where(spread, torch.where(spread, variance, 1.0).sqrt(), 0.0)
+
+
+def aggregate(
+    csr: CSR,
+    x: Tensor,
+    edge: Tensor | None = None,
+    *,
+    lookup: Tensor | None = None,
+    message: str = "copy",
+    reduces: Sequence[str] = ("sum",),
+    scatter: str = "torch",
+) -> Tensor:
+    """``[N, R, F]`` of :func:`graphkit.ops.aggregate`, for checked arguments."""
+    values = messages(csr, x, edge, message, lookup)
+    return torch.stack([_reduce(csr, values, r, scatter) for r in reduces], dim=1)
+
+
+def gated_aggregate(
+    csr: CSR,
+    gate_dst: Tensor,
+    gate_src: Tensor,
+    value: Tensor,
+    edge: Tensor | None = None,
+    *,
+    normalize: bool = True,
+    eps: float = 1e-6,
+    scatter: str = "torch",
+) -> tuple[Tensor, Tensor | None]:
+    """The pair of :func:`graphkit.ops.gated_aggregate`, for checked arguments."""
+    row, col = csr.row().long(), csr.col.long()
+    gate = gate_dst.index_select(0, row) + gate_src.index_select(0, col)
+    which = torch.arange(csr.num_entries, device=value.device) if csr.eid is None else csr.eid.long()
+    if edge is not None:
+        gate = gate + edge.index_select(0, which)
+    opened = torch.sigmoid(gate)
+    out = total(csr, opened * value.index_select(0, col), scatter)
+    if normalize:
+        out = out / (total(csr, opened, scatter) + eps)
+    if edge is None:
+        return out, None
+    return out, torch.empty_like(gate).index_copy(0, which, gate)
