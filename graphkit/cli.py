@@ -98,12 +98,14 @@ def run(
 ) -> None:
     """Train a recipe over its seeds; the same command continues a run that was stopped."""
     from graphkit import recipes
-    from graphkit.results.dry import describe
     from graphkit.results.progress import ConsoleReporter
+    from graphkit.results.runner import Interrupted
     from graphkit.results.runner import run as run_recipe
 
     loaded = recipes.load(recipe)
     if dry:
+        from graphkit.results.dry import describe
+
         for line in describe(loaded, overrides or [], seeds, runs):
             typer.echo(line)
         return
@@ -113,6 +115,8 @@ def run(
             loaded, seeds=seeds, overrides=overrides or [], runs=runs, restart=restart,
             reporter=reporter,
         )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted from None
     finally:
         reporter.close()
 
@@ -341,50 +345,30 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     # Accepted in any place: it is added after something went wrong.
     given = ["--debug"] * debug + [a for a in given if a != "--debug"]
-    sys.exit(_run(given, debug))
-
-
-def _run(arguments: list[str], debug: bool) -> int:
-    import click
-
     try:
-        return app(arguments, standalone_mode=False) or 0
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except GraphkitError as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        return 2
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command continues", err=True)
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe went away (`| head`): not an error of ours.
-        sys.stderr.close()
-        return 0
-    except OSError as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
-        return 2
+        app(given, prog_name="graphkit")
     except Exception as error:
         if debug:
             raise
-        from graphkit.results.runner import Interrupted
+        message, code = _explain(error)
+        typer.echo(message, err=True)
+        sys.exit(code)
 
-        if isinstance(error, Interrupted):
-            typer.echo("stopped; the same command continues", err=True)
-            return 130
-        typer.echo(
-            f"unexpected {type(error).__name__}: {error}\n"
-            "this is a defect of graphkit: run again with --debug and report the traceback",
-            err=True,
-        )
-        return 1
+
+def _explain(error: Exception) -> tuple[str, int]:
+    from graphkit.results.runner import Interrupted
+
+    if isinstance(error, Interrupted):
+        return "stopped; the same command continues", 130
+    if isinstance(error, GraphkitError):
+        return f"error: {error}", 2
+    if isinstance(error, OSError):
+        return f"error: {error.filename or 'system'}: {error.strerror or error}", 2
+    text = (
+        f"unexpected {type(error).__name__}: {error}\n"
+        "this is a defect of graphkit: run again with --debug and report the traceback"
+    )
+    return text, 1
 
 
 if __name__ == "__main__":

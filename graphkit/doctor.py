@@ -90,7 +90,7 @@ def _backends() -> Iterator[Finding]:
     try:
         from graphkit import ops
 
-        found = ops.backends()
+        found = ops.available()
     except Exception as error:  # whatever is wrong with an installation, the report goes on
         yield Finding(topic, "backends", "bad", f"graphkit.ops does not import: {error}")
         return

@@ -72,9 +72,10 @@ def _check_events(text: str, where: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1 if event.start_mark else "?"
             raise RecipeError(
-                f"{where}, line {event.start_mark.line + 1}: anchors and aliases are not taken "
-                "in recipes; write the value out"
+                f"{where}, line {line}: anchors and aliases are not taken in recipes; "
+                "write the value out"
             )
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             depth += 1

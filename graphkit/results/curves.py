@@ -106,10 +106,11 @@ def _panels(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     keys = [
         key
         for key in dict.fromkeys(k for row in rows for k in row)
-        if any(isinstance(row.get(key), float) for row in rows)
+        # Test figures exist only for the epochs that were the best so far: no curve of their own.
+        if not key.startswith("test") and any(isinstance(row.get(key), float) for row in rows)
     ]
     losses = [k for k in keys if "loss" in k]
-    metrics = [k for k in keys if k not in losses and k.startswith(("train", "valid", "test"))]
+    metrics = [k for k in keys if k not in losses and k.startswith(("train", "valid"))]
     return [(t, k) for t, k in (("loss", losses), ("metric", metrics)) if k]
 
 

@@ -120,12 +120,15 @@ def environment(accelerator: str = "auto") -> dict[str, Any]:
         "hardware": hardware(accelerator),
         "os": platform.platform(),
         "git_commit": git_commit(),
-        "ops_backend": _ops_backend(),
+        "ops_backend": _ops_backend(accelerator),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
     }
 
 
-def _ops_backend() -> str | None:
-    from graphkit.results.backends import backends
+def _ops_backend(accelerator: str) -> str:
+    import torch
 
-    return next((b.name for b in backends() if b.available), None)
+    from graphkit import ops
+
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return ops.current(torch.device("cuda" if on_gpu else "cpu"))

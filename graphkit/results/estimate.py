@@ -45,23 +45,22 @@ def estimate(recipe: Recipe, dataset: Any, seed: int = 0) -> Estimate:
     loader = dataset.loader("train", batch_size=_PROBE_GRAPHS)
     batch = next(iter(loader))
     seen: dict[int, int] = {}
+    kept = []  # holds what is counted, so that no address is used twice
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         seen[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)
         return tensor
 
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = []  # holds what is counted, so that no address is used twice
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(count(t)) or t, lambda t: t
-    ):
-        task.loss(model(batch), batch)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        task.loss(model(batch), batch, "train")
     saved = sum(size for address, size in seen.items() if address not in own)
     scale = 1.0
     if dataset.level == "graph":
-        scale = (recipe.trainer.batch_size or 32) / int(batch.num_graphs)
+        scale = (recipe.trainer.batch_size or task.batch_size) / int(batch.num_graphs)
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     return Estimate(
         num_params=build.count_parameters(model),

@@ -36,8 +36,8 @@ class Reporter:
     def seed_end(self, result: SeedResult, *, again: bool = True) -> None:
         """One training run is done; ``again`` is False when it had been finished before."""
 
-    def end(self, record: ResultRecord) -> None:
-        """All seeds are done."""
+    def end(self, record: ResultRecord, folder: Path) -> None:
+        """All seeds are done; ``folder`` holds the record."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -122,8 +122,9 @@ class ConsoleReporter(Reporter):
             f"at epoch {result.best_epoch} of {result.epochs} ({how})"
         )
 
-    def end(self, record: ResultRecord) -> None:
+    def end(self, record: ResultRecord, folder: Path) -> None:
         self.console.print(result_table(record))
+        self._say(f"record {folder / 'result.json'}, curves {folder / 'curves.png'}")
 
     def close(self) -> None:
         if self._bar is not None:

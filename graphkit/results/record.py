@@ -6,14 +6,14 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphkit.errors import CorruptFileError
 from graphkit.recipes.schema import Published
 
-FORMAT = "graphkit-result/1"
+FORMAT: Final = "graphkit-result/1"
 _MAX_BYTES = 4 * 1024 * 1024
 
 StdKind = Literal["unbiased", "population"]
@@ -137,6 +137,11 @@ def read_record(path: str | Path) -> ResultRecord:
     path = Path(path)
     if path.is_dir():
         path = path / "result.json"
+        if not path.exists():
+            raise CorruptFileError(
+                f"{path.parent}: no result.json: no run has been finished here; the command that "
+                "started it continues it"
+            )
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise CorruptFileError(

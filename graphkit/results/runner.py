@@ -87,7 +87,7 @@ def run(
         record = _record(recipe, dataset, counted, finished, list(overrides), command)
         atomic_write_text(folder.record_path, record.to_json())
         _draw([folder.path], folder.path / "curves.png")
-    reporter.end(record)
+    reporter.end(record, folder.path)
     return record
 
 
@@ -112,6 +112,11 @@ def _run_seed(
     fit = trainer.fit(model, task)
     if fit.interrupted:
         raise Interrupted
+    if fit.valid is None or fit.test is None:
+        raise InputError(
+            f"{recipe.name}, seed {seed}: no epoch gave a validation figure; "
+            "lower trainer.eval_every"
+        )
     result = SeedResult(
         seed=seed,
         test=fit.test,

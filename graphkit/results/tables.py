@@ -52,9 +52,7 @@ def dataset_lines(pattern: str) -> Iterator[str]:
     """Yield one line per data set: name, task, metric, size, whether its files are here."""
     from graphkit.data.cards import card, names
 
-    if not any(c in pattern for c in "*?["):
-        pattern = f"*{pattern}*"
-    found = names(pattern)
+    found = names(pattern if any(c in pattern for c in "*?[") else f"*{pattern}*")
     if not found:
         raise InputError(f"no data set matches {pattern!r}; `graphkit data list` shows all")
     rows = [["data set", "here", "level", "task", "metric", "split", "size", "title"]]

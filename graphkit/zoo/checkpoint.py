@@ -132,7 +132,7 @@ def read_config(path: Path) -> ZooConfig:
     if len(raw) > _MAX_CONFIG:
         raise CheckpointError(f"{path}: larger than {_MAX_CONFIG} bytes")
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (ValueError, RecursionError) as error:
@@ -214,7 +214,7 @@ def _read_header(
         raise CheckpointError(f"{path}: header of {length} bytes, at most {_MAX_HEADER} are taken")
     raw = stream.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"))
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
         shapes = {
             str(name): (tuple(int(n) for n in entry["shape"]), _DTYPES[entry["dtype"]])
             for name, entry in header.items()
@@ -228,6 +228,14 @@ def _read_header(
     if size != 8 + length + end:
         raise CheckpointError(f"{path}: {size} bytes, the header promises {8 + length + end}")
     return first + raw, shapes
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Readers disagree on which of two equal keys counts, so a file could show two faces.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
 
 
 def _check_arguments(config: ZooConfig, tensors: int, path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from graphkit.recipes.schema import NAME
 
-FORMAT = "graphkit-model/1"
+FORMAT: Final = "graphkit-model/1"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,13 @@ def recipe_of(config: ZooConfig, folder: Path) -> Recipe:
         raise CheckpointError(str(error)) from None
 
 
-@torch.no_grad()
 def measure(
     model: torch.nn.Module, dataset: Any, task: Any, split: str, batch_size: int | None
 ) -> dict[str, float]:
-    """Evaluate a model on one split with the official evaluator."""
-    model.eval()
-    outputs, targets = [], []
-    for batch in dataset.loader(split, batch_size=batch_size):
-        out = model(batch)
-        outputs.append(task.predictions(out, batch))
-        targets.append(task.target(batch))
-    return dict(dataset.evaluate(torch.cat(targets), torch.cat(outputs)))
+    """Evaluate a model on one split as the trainer does; returns the loss and the metric."""
+    from graphkit.train.evaluation import evaluate as evaluate_split
+
+    def batches() -> Any:
+        return dataset.loader(split, batch_size=batch_size or task.batch_size)
+
+    return evaluate_split(model, task, split, batches, nullcontext)
