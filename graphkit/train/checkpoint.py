@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import shutil
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 
 from graphkit.errors import CheckpointError, StorageError
-from graphkit.storage import atomic_path, atomic_write_bytes
+from graphkit.storage import atomic_path, atomic_write_bytes, atomic_write_text, sha256_file
 from graphkit.train.world import World
 
 FORMAT = 1
+_SUMS = "SHA256SUMS"
 _ADVICE = (
     "the run cannot be continued from it: restore the folder from a copy, or delete {folder} to "
     "start this run anew"
@@ -24,7 +26,8 @@ _ADVICE = (
 class CheckpointFolder:
     """``<run_dir>/checkpoints``: the files ``last/shared.pt`` and ``last/rank_<k>.pt``.
 
-    A generation is written to ``next`` and becomes ``last`` by a rename, so at every moment one
+    ``last/SHA256SUMS`` holds their checksums, because the container that torch writes lets a
+    flipped bit in a weight pass. A generation is written to ``next`` and becomes ``last`` by a rename, so at every moment one
     complete generation is on the disk. Files are read with ``weights_only=True``.
 
     Args:
@@ -84,8 +87,8 @@ class CheckpointFolder:
             _write(upcoming / f"rank_{self.world.rank}.pt", {**head, **rank})
             self.world.barrier()
             if self.world.rank == 0:
-                # Written last: a folder with shared.pt has all its rank files.
                 _write(upcoming / "shared.pt", {**head, **shared})
+                seal(upcoming)
                 self._make_last(upcoming)
             self.world.barrier()
         except StorageError:
@@ -109,15 +112,20 @@ class CheckpointFolder:
             os.close(descriptor)
         shutil.rmtree(previous, ignore_errors=True)
 
-    def generation_folder(self) -> Path | None:
-        """The complete generation on the disk: ``last``, or what a crash between renames left."""
-        for name in ("last", "next", "previous"):
-            candidate = self.folder / name
-            if name == "last" and candidate.is_dir():
-                return candidate
-            if (candidate / "shared.pt").is_file():
-                return candidate
-        return None
+    def _finish_rename(self) -> None:
+        """Make ``last`` of what a crash between two renames left, before anything is deleted."""
+        last = self.folder / "last"
+        if self.world.rank == 0 and not last.exists():
+            for name in ("next", "previous"):
+                if (self.folder / name / _SUMS).is_file():
+                    os.rename(self.folder / name, last)
+                    break
+        if self.world.rank == 0:
+            # Temporary files of writes that a kill cut off; this run owns the folder.
+            for pattern in (".best.safetensors.*", ".probe-*", "../.metrics.jsonl.*"):
+                for leftover in glob.glob(os.path.join(glob.escape(str(self.folder)), pattern)):
+                    os.unlink(leftover)
+        self.world.barrier()
 
     def load(self) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
         """Return the shared state and this rank's state (``None`` if it had no file), or ``None``.
@@ -125,8 +133,9 @@ class CheckpointFolder:
         Raises:
             CheckpointError: a file is missing, damaged, foreign, or of another generation.
         """
-        folder = self.generation_folder()
-        if folder is None:
+        self._finish_rename()
+        folder = self.folder / "last"
+        if not folder.exists():
             return None
         shared = _read(folder / "shared.pt", self.folder)
         own = folder / f"rank_{self.world.rank}.pt"
@@ -142,10 +151,24 @@ class CheckpointFolder:
 
     def other_ranks(self, shared: dict[str, Any]) -> list[dict[str, Any]]:
         """Read the rank files of all workers of the run that wrote the checkpoint."""
-        folder = self.generation_folder()
-        assert folder is not None
         size = int(shared["world_size"])
-        return [_read(folder / f"rank_{rank}.pt", self.folder) for rank in range(size)]
+        last = self.folder / "last"
+        return [_read(last / f"rank_{rank}.pt", self.folder) for rank in range(size)]
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of a generation; done last, so a sealed folder is a complete one."""
+    names = sorted(path.name for path in folder.glob("*.pt"))
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in names]
+    atomic_write_text(folder / _SUMS, "".join(lines))
+
+
+def _sum_of(path: Path) -> str | None:
+    try:
+        lines = (path.parent / _SUMS).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return next((line[:64] for line in lines if line[64:].strip() == path.name), None)
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -159,6 +182,8 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
     advice = _ADVICE.format(folder=folder)
     if not path.is_file():
         raise CheckpointError(f"{path}: this file of the checkpoint is missing; {advice}")
+    if _sum_of(path) != sha256_file(path):
+        raise CheckpointError(f"{path}: damaged, its checksum is not that of {_SUMS}; {advice}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen unrelated types for damaged files

@@ -249,9 +249,9 @@ class Saver:
         self._check_identity(shared)
         try:
             self._restore(shared, rank)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        except CheckpointError:
+            raise
+        except Exception as error:  # plugins, loaders and torch each have their own complaints
             raise CheckpointError(
                 f"{self.folder.folder}: the checkpoint does not fit this run ({error}); choose "
                 "another run_dir, or delete that folder to start anew"

@@ -273,6 +273,7 @@ class ProcessWorld:
             )
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
+        self._sending: deque[tuple[Any, Tensor]] = deque()
         self.device = torch.device(device) if dist.get_backend() == "nccl" else torch.device("cpu")
 
     @classmethod
@@ -323,7 +324,11 @@ class ProcessWorld:
         return [part.to(tensor.device) for part in parts]
 
     def send(self, tensor: Tensor, dst: int) -> None:
-        dist.send(tensor.detach().to(self.device).contiguous(), dst)
+        # Not dist.send: two ranks that send to each other first would wait for ever.
+        sent = tensor.detach().to(self.device, copy=True).contiguous()
+        self._sending.append((dist.isend(sent, dst), sent))
+        while len(self._sending) > 64:
+            self._sending.popleft()[0].wait()
 
     def recv(self, tensor: Tensor, src: int) -> Tensor:
         result = torch.empty_like(tensor, device=self.device)
