@@ -7,9 +7,22 @@ Example:
 """
 
 from graphkit.data.cards import DatasetCard, card, names
+from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scipy
 from graphkit.data.dataset import GraphDataset
 from graphkit.data.load import load
 from graphkit.data.loader import GraphLoader
 from graphkit.data.packed import PackedGraphs
 
-__all__ = ["DatasetCard", "GraphDataset", "GraphLoader", "PackedGraphs", "card", "load", "names"]
+__all__ = [
+    "DatasetCard",
+    "GraphDataset",
+    "GraphLoader",
+    "PackedGraphs",
+    "card",
+    "from_csv",
+    "from_edges",
+    "from_networkx",
+    "from_scipy",
+    "load",
+    "names",
+]

@@ -40,7 +40,9 @@ def _safe_name(archive: Path, name: str, seen: set[str]) -> str:
         raise CorruptFileError(f"{archive}: member {name!r} points outside the archive; refused")
     key = str(path).casefold()
     if key in seen:
-        raise CorruptFileError(f"{archive}: member {name!r} occurs twice (letter case aside); refused")
+        raise CorruptFileError(
+            f"{archive}: member {name!r} occurs twice (letter case aside); refused"
+        )
     seen.add(key)
     return str(path)
 
@@ -56,7 +58,9 @@ def _zip_members(archive: Path, limits: Limits) -> Iterator[tuple[str, int, IO[b
         for info in infos:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise CorruptFileError(f"{archive}: member {info.filename!r} is a link or device; refused")
+                raise CorruptFileError(
+                    f"{archive}: member {info.filename!r} is a link or device; refused"
+                )
             name = _safe_name(archive, info.filename, seen)
             if not info.is_dir():
                 with opened.open(info) as stream:
@@ -70,7 +74,9 @@ def _tar_members(archive: Path, limits: Limits) -> Iterator[tuple[str, int, IO[b
             if number >= limits.members:
                 raise CorruptFileError(f"{archive}: has more than {limits.members} members")
             if not (info.isreg() or info.isdir()):
-                raise CorruptFileError(f"{archive}: member {info.name!r} is a link or device; refused")
+                raise CorruptFileError(
+                    f"{archive}: member {info.name!r} is a link or device; refused"
+                )
             name = _safe_name(archive, info.name, seen)
             stream = opened.extractfile(info)
             if stream is not None:
@@ -87,7 +93,9 @@ def _blocks(archive: Path, limits: Limits) -> Iterator[tuple[str, Iterator[bytes
         while block := stream.read(_BLOCK):
             total += len(block)
             if total > limits.total_bytes:
-                raise CorruptFileError(f"{archive}: unpacks to more than {limits.total_bytes} bytes")
+                raise CorruptFileError(
+                    f"{archive}: unpacks to more than {limits.total_bytes} bytes"
+                )
             if total > 10**7 and total / packed > limits.ratio:
                 raise CorruptFileError(
                     f"{archive}: member {name!r} unpacks to more than {limits.ratio:.0f} times the "
@@ -130,7 +138,9 @@ def extract(archive: Path, folder: Path, limits: Limits | None = None) -> list[P
         for name, blocks in _blocks(archive, limits or Limits()):
             target = root / name
             if not target.resolve().is_relative_to(root):
-                raise CorruptFileError(f"{archive}: member {name!r} would be written outside {root}")
+                raise CorruptFileError(
+                    f"{archive}: member {name!r} would be written outside {root}"
+                )
             with atomic_path(target) as temporary, open(temporary, "wb") as stream:
                 for block in blocks:
                     stream.write(block)

@@ -21,7 +21,7 @@ from graphkit.errors import InputError, StorageError
 from graphkit.storage import atomic_path
 
 FORMAT_VERSION = 2
-# Larger matrices that are mostly zero (bags of words) are kept as the places and values that are not.
+# Larger matrices that are mostly zero (bags of words) are kept as places and values.
 _SPARSE_FROM = 1 << 20
 _SPARSE_SHARE = 0.2
 _warned: set[str] = set()
@@ -31,8 +31,8 @@ def cache_key(**parts: Any) -> str:
     """Return one key for everything that decides the content: source, options, format version.
 
     Example:
-        >>> cache_key(source="a") == cache_key(source="a"), cache_key(source="b") == cache_key(source="a")
-        (True, False)
+        >>> cache_key(source="a") == cache_key(source="b")
+        False
     """
     text = json.dumps({"format": FORMAT_VERSION, **parts}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -131,7 +131,13 @@ def read_parsed(path: Path) -> Parsed:
         ]
         return Parsed(graphs, ordered, groups["link"], groups["extra"], about["info"])
     except (
-        SafetensorError, KeyError, ValueError, OSError, IndexError, AttributeError, RuntimeError
+        SafetensorError,
+        KeyError,
+        ValueError,
+        OSError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
     ) as error:
         raise InputError(f"{path}: not a cached data set ({error})") from error
 

@@ -44,15 +44,7 @@ def check_edge_index(edge_index: Tensor, num_nodes: int, name: str = "edge_index
     Example:
         >>> check_edge_index(torch.tensor([[0], [1]]), num_nodes=2)
     """
-    if not isinstance(edge_index, Tensor) or edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise InputError(
-            f"{name}: expected an integer tensor of shape [2, E], got {_describe(edge_index)}"
-        )
-    if edge_index.dtype not in _INTEGERS:
-        raise InputError(
-            f"{name}: expected int64 or int32, got {edge_index.dtype}; node ids are whole numbers, "
-            f"convert with {name}.long()"
-        )
+    _check_edge_form(edge_index, name)
     if edge_index.numel() == 0:
         return
     low, high = (int(value) for value in torch.aminmax(edge_index))
@@ -65,6 +57,18 @@ def check_edge_index(edge_index: Tensor, num_nodes: int, name: str = "edge_index
         f"{name}: edge {edge} is {source} -> {target}, but num_nodes is {num_nodes}: "
         f"ids must lie in 0..{num_nodes - 1} ({len(bad)} such edges)"
     )
+
+
+def _check_edge_form(edge_index: Tensor, name: str) -> None:
+    if not isinstance(edge_index, Tensor) or edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise InputError(
+            f"{name}: expected an integer tensor of shape [2, E], got {_describe(edge_index)}"
+        )
+    if edge_index.dtype not in _INTEGERS:
+        raise InputError(
+            f"{name}: expected int64 or int32, got {edge_index.dtype}; node ids are whole numbers, "
+            f"convert with {name}.long()"
+        )
 
 
 def check_edges(edge_index: Tensor, node_ptr: Tensor, edge_ptr: Tensor) -> None:
@@ -85,7 +89,8 @@ def check_edges(edge_index: Tensor, node_ptr: Tensor, edge_ptr: Tensor) -> None:
             "nothing has no value"
         )
     largest = int(counts.max()) if len(counts) else 0
-    if len(counts) == 1 or edge_index.dim() != 2 or edge_index.dtype not in _INTEGERS:
+    _check_edge_form(edge_index, "edge_index")
+    if len(counts) == 1:
         check_edge_index(edge_index, largest)
     if edge_index.size(1) != int(edge_ptr[-1]):
         raise InputError(
@@ -103,8 +108,9 @@ def check_edges(edge_index: Tensor, node_ptr: Tensor, edge_ptr: Tensor) -> None:
             graph = int(owner[edge])
             source, target = edge_index[:, edge].tolist()
             raise InputError(
-                f"edge_index: edge {edge - int(edge_ptr[graph])} of graph {graph} is {source} -> {target}, "
-                f"but the graph has {int(counts[graph])} nodes: ids must lie in 0..{int(counts[graph]) - 1}"
+                f"edge_index: edge {edge - int(edge_ptr[graph])} of graph {graph} is "
+                f"{source} -> {target}, but the graph has {int(counts[graph])} nodes: "
+                f"ids must lie in 0..{int(counts[graph]) - 1}"
             )
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +34,8 @@ def sorted_edges(edge_index: Tensor, num_nodes: int, undirected: bool) -> Tensor
     check_edge_index(edge_index, num_nodes)
     if undirected:
         edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)
-    keys = (edge_index[0].long() * num_nodes + edge_index[1]).unique()
+    numbers = edge_index[0].long() * num_nodes + edge_index[1]
+    keys = torch.from_numpy(np.unique(numbers.numpy()))
     return torch.stack([keys // num_nodes, keys % num_nodes])
 
 
@@ -90,8 +92,9 @@ def from_edges(
         edge_index = edge_index.t()
     features = None if x is None else torch.as_tensor(x)
     if num_nodes is None:
-        known = edge_index.numel() and not edge_index.is_floating_point()
-        largest = int(edge_index.max()) + 1 if known else 0
+        if edge_index.is_floating_point():
+            check_edge_index(edge_index, 0, name="edges")
+        largest = int(edge_index.max()) + 1 if edge_index.numel() else 0
         num_nodes = len(features) if features is not None else largest
     if num_nodes < 1:
         raise InputError("edges: the graph has no nodes; give edges, x or num_nodes")
@@ -118,7 +121,9 @@ def from_edges(
     return data
 
 
-def from_networkx(graph: Any, node_features: Sequence[str] = (), edge_features: Sequence[str] = ()) -> Data:
+def from_networkx(
+    graph: Any, node_features: Sequence[str] = (), edge_features: Sequence[str] = ()
+) -> Data:
     """Build a PyG ``Data`` from a networkx graph; undirected edges get both directions.
 
     Nodes are numbered in the order of ``graph.nodes``.
@@ -143,7 +148,9 @@ def from_networkx(graph: Any, node_features: Sequence[str] = (), edge_features: 
         try:
             return torch.tensor([[float(found[name]) for name in names] for _, found in items])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{what}: an attribute is missing or not a number ({error})") from error
+            raise InputError(
+                f"{what}: an attribute is missing or not a number ({error})"
+            ) from error
 
     number = {node: position for position, node in enumerate(graph.nodes)}
     edges = [((u, v), found) for u, v, found in graph.edges(data=True)]
@@ -271,6 +278,10 @@ def from_csv(
             "give nodes= for other ids"
         ) from error
     return from_edges(
-        pairs.t(), x=x, y=y, edge_attr=_numbers(edges, edge_features, path), num_nodes=num_nodes,
+        pairs.t(),
+        x=x,
+        y=y,
+        edge_attr=_numbers(edges, edge_features, path),
+        num_nodes=num_nodes,
         undirected=undirected,
     )

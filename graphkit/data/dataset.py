@@ -126,7 +126,8 @@ class GraphDataset:
     def _ids(self, split: str) -> Tensor:
         if split not in self.splits:
             raise InputError(
-                f"split: expected one of {sorted(self.splits)}, got {split!r}{nearest(split, self.splits)}"
+                f"split: expected one of {sorted(self.splits)}, got {split!r}"
+                f"{nearest(split, self.splits)}"
             )
         return self.splits[split]
 
@@ -141,9 +142,8 @@ class GraphDataset:
     ) -> GraphLoader:
         """Return a loader over one split.
 
-        Graph level: batches of graphs. Node and link level: the whole graph as one batch; node level
-        adds boolean ``train_mask``, ``valid_mask`` and ``test_mask``, and every process gets the
-        same batch.
+        Graph level: batches of graphs. Node and link level: the whole graph as one batch, the same
+        for every process; node level adds boolean ``train_mask``, ``valid_mask``, ``test_mask``.
 
         Args:
             split: ``"train"``, ``"valid"`` or ``"test"``.

@@ -18,7 +18,7 @@ _KINDS = ("node", "edge", "graph")
 
 
 def read(card: DatasetCard, source: Source) -> Parsed:
-    """Read one embedded set; arrays are named ``node/x``, ``graph/y``, ``split/train``, ``link/...``."""
+    """Read one embedded set; arrays are named ``node/x``, ``graph/y``, ``split/train`` ..."""
     with np.load(source.base, allow_pickle=False) as archive:
         arrays = {key: torch.from_numpy(archive[key]) for key in archive.files}
     parts: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in _KINDS}

@@ -96,7 +96,8 @@ def _classes(
     for name, values in (("y_true", truth), ("y_pred", guess)):
         if values.min() < 0 or values.max() >= num_classes:
             raise InputError(
-                f"{name}: classes must lie in 0..{num_classes - 1}, got {values.min()}..{values.max()}"
+                f"{name}: classes must lie in 0..{num_classes - 1}, "
+                f"got {values.min()}..{values.max()}"
             )
     return truth, guess
 
@@ -137,7 +138,8 @@ def evaluate(
     Example:
         >>> from graphkit import data
         >>> import torch
-        >>> data.load("demo").evaluate(torch.tensor([1, 0, 1, 0, 0]), torch.tensor([.9, .8, .5, .5, .1]))
+        >>> y_true, y_pred = torch.tensor([1, 0, 1, 0, 0]), torch.tensor([.9, .8, .5, .5, .1])
+        >>> data.load("demo").evaluate(y_true, y_pred)
         {'rocauc': 0.75}
     """
     truth, guess = _numbers("y_true", y_true), _finite(_numbers("y_pred", y_pred))
@@ -198,18 +200,19 @@ def evaluate_links(card: DatasetCard, positive: Tensor, negative: Tensor) -> dic
     for name, scores in (("positive", positive), ("negative", negative)):
         _finite(_numbers(name, scores))
     positive, negative = torch.as_tensor(positive), torch.as_tensor(negative)
-    scores = {"y_pred_pos": positive.reshape(-1), "y_pred_neg": negative}
+    pair = {"y_pred_pos": positive.reshape(-1), "y_pred_neg": negative}
     if card.metric.startswith("hits@"):
         evaluator = ogb_evaluator("ogbl-ddi")
         evaluator.K = int(card.metric.removeprefix("hits@"))
-        scores["y_pred_neg"] = negative.reshape(-1)
-        return {card.metric: float(evaluator.eval(scores)[card.metric])}
+        pair["y_pred_neg"] = negative.reshape(-1)
+        return {card.metric: float(evaluator.eval(pair)[card.metric])}
     if card.metric == "mrr":
         if negative.dim() != 2 or len(negative) != positive.numel():
             raise InputError(
-                f"negative: expected one row per positive ({positive.numel()}), got {list(negative.shape)}"
+                f"negative: expected one row per positive ({positive.numel()}), "
+                f"got {list(negative.shape)}"
             )
-        return {"mrr": float(ogb_evaluator("ogbl-citation2").eval(scores)["mrr_list"].mean())}
+        return {"mrr": float(ogb_evaluator("ogbl-citation2").eval(pair)["mrr_list"].mean())}
     from sklearn.metrics import roc_auc_score
 
     truth = np.concatenate([np.ones(positive.numel()), np.zeros(negative.numel())])

@@ -1,4 +1,4 @@
-"""The text format of "How Powerful are Graph Neural Networks?" (arXiv 1810.00826), with its ten folds."""
+"""The text format and folds of "How Powerful are Graph Neural Networks?" (arXiv 1810.00826)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphkit.data.archives import read_members
 from graphkit.data.cards import DatasetCard
 from graphkit.data.dataset import Parsed
 from graphkit.data.locate import Source
-from graphkit.data.tu import check_features_option, one_hot, pack_global
+from graphkit.data.tu import check_features_option, one_hot, pack_global, renumber
 from graphkit.errors import CorruptFileError
 
 OPTIONS: dict[str, Any] = {"features": "auto"}
@@ -33,11 +33,13 @@ def _folds(members: dict[str, bytes], count: int) -> list[dict[str, Tensor]]:
             part[key] = ids
         order = torch.randperm(len(part["train"]), generator=torch.Generator().manual_seed(number))
         cut = int(_VALID_SHARE * len(order))
-        splits.append({
-            "train": part["train"][order[cut:]].sort().values,
-            "valid": part["train"][order[:cut]].sort().values,
-            "test": part["test"],
-        })
+        splits.append(
+            {
+                "train": part["train"][order[cut:]].sort().values,
+                "valid": part["train"][order[:cut]].sort().values,
+                "test": part["test"],
+            }
+        )
     return splits
 
 
@@ -76,8 +78,8 @@ def read(card: DatasetCard, source: Source, features: str = "auto") -> Parsed:
         raise CorruptFileError(f"{name}.txt: {len(values) - at} numbers left over at the end")
     starts, degrees = np.array(sources, dtype=np.int64).T
     edges = torch.from_numpy(np.stack([np.repeat(starts, degrees), np.concatenate(targets)]))
-    y = torch.tensor(labels).unique(return_inverse=True)[1]
+    y = renumber(torch.tensor(labels))
     owner = torch.repeat_interleave(torch.tensor(sizes))
-    tag = torch.tensor(tags).unique(return_inverse=True)[1]
-    x = one_hot(tag) if int(tag.max()) > 0 else None
+    kind = renumber(torch.tensor(tags))
+    x = one_hot(kind) if int(kind.max()) > 0 else None
     return pack_global(card, edges, owner, y, x, None, features, _folds(members, count))

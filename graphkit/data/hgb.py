@@ -1,4 +1,4 @@
-"""Heterogeneous Graph Benchmark, node classification (Lv et al., arXiv 2112.14936): ACM, DBLP, IMDB."""
+"""Heterogeneous Graph Benchmark (arXiv 2112.14936), node classification: ACM, DBLP, IMDB."""
 
 from __future__ import annotations
 
@@ -83,14 +83,24 @@ def read(card: DatasetCard, source: Source, test: str = "half", valid_seed: int 
             raise CorruptFileError(f"node.dat: nodes of type {names[kind]} are not together")
     links = np.loadtxt(io.BytesIO(files["link.dat"]), delimiter="\t", dtype=np.float64, ndmin=2)
     order = np.argsort(links[:, 2], kind="stable")
-    ends, relation = torch.from_numpy(links[order, :2].T.astype(np.int64)), links[order, 2].astype(np.int64)
+    ends, relation = (
+        torch.from_numpy(links[order, :2].T.astype(np.int64)),
+        links[order, 2].astype(np.int64),
+    )
 
     target_type, targets = 0, {}
-    for part, file in (("train", "label.dat"), ("test", "label.dat.test" + (".half" if test == "half" else ""))):
+    for part, file in (
+        ("train", "label.dat"),
+        ("test", "label.dat.test" + (".half" if test == "half" else "")),
+    ):
         targets[part] = _labels(files[file])
     classes = card.num_tasks
     multilabel = card.task == "multilabel"
-    y = torch.full((len(types), classes), float("nan")) if multilabel else torch.full((len(types),), -1)
+    y = (
+        torch.full((len(types), classes), float("nan"))
+        if multilabel
+        else torch.full((len(types),), -1)
+    )
     for ids, found in targets.values():
         for node, values in zip(ids.tolist(), found, strict=True):
             if multilabel:
@@ -99,7 +109,9 @@ def read(card: DatasetCard, source: Source, test: str = "half", valid_seed: int 
             else:
                 y[node] = values[0]
     labelled = torch.from_numpy(targets["train"][0])
-    shuffled = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(valid_seed))]
+    shuffled = labelled[
+        torch.randperm(len(labelled), generator=torch.Generator().manual_seed(valid_seed))
+    ]
     cut = int(_VALID_SHARE * len(shuffled))
     split = {
         "train": shuffled[cut:].sort().values,
@@ -107,15 +119,21 @@ def read(card: DatasetCard, source: Source, test: str = "half", valid_seed: int 
         "test": torch.from_numpy(targets["test"][0]).sort().values,
     }
     graphs = pack_single(
-        len(types), ends,
+        len(types),
+        ends,
         node={"y": y, "node_type": torch.from_numpy(types)},
-        edge={"edge_type": torch.from_numpy(relation), "edge_weight": torch.from_numpy(links[order, 3]).float()},
+        edge={
+            "edge_type": torch.from_numpy(relation),
+            "edge_weight": torch.from_numpy(links[order, 3]).float(),
+        },
     )
     extra: dict[str, Tensor] = {}
     for kind, found_rows in rows.items():
         extra[f"x/{names[kind]}"] = torch.from_numpy(np.stack(found_rows))
     edge_types, start = [], 0
-    for number, text in sorted((int(key), value["meaning"]) for key, value in info["link.dat"]["link type"].items()):
+    for number, text in sorted(
+        (int(key), value["meaning"]) for key, value in info["link.dat"]["link type"].items()
+    ):
         count = int((relation == number).sum())
         if count == 0:
             continue

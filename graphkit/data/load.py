@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from graphkit.data.cache import cache_key, cached
-from graphkit.data.cards import DatasetCard, card as read_card
+from graphkit.data.cards import DatasetCard
+from graphkit.data.cards import card as read_card
 from graphkit.data.dataset import GraphDataset, Parsed
 from graphkit.data.locate import Source, find
 from graphkit.errors import (
@@ -41,7 +42,8 @@ Reader = Callable[..., Parsed]
 def _reader(card: DatasetCard) -> Any:
     if card.reader not in _READERS:
         raise CorruptFileError(
-            f"card of {card.name}: reader {card.reader!r} is not known{nearest(card.reader, _READERS)}"
+            f"card of {card.name}: reader {card.reader!r} is not known"
+            f"{nearest(card.reader, _READERS)}"
         )
     return importlib.import_module(_READERS[card.reader])
 
@@ -71,8 +73,8 @@ def load(
     """Load a data set by name.
 
     The files are looked for below ``root``, or below GRAPHKIT_DATA and the cache folder. Nothing is
-    fetched unless ``download=True``, nothing is asked, nothing is unpickled. The parsed form is kept
-    under GRAPHKIT_CACHE and used again while the files, options and transforms stay the same.
+    fetched unless ``download=True``, nothing is asked, nothing is unpickled. The parsed form is
+    kept under GRAPHKIT_CACHE and used again while files, options and transforms stay the same.
 
     Args:
         name: see :func:`graphkit.data.names`.
@@ -124,17 +126,22 @@ def load(
     def _build() -> Parsed:
         return _parse(reader, card, source, chosen)
 
-    key = {"name": card.name, "source": source.sha256, "options": chosen, "reader": card.options}
+    identity = {
+        "name": card.name,
+        "source": source.sha256,
+        "options": chosen,
+        "reader": card.options,
+    }
     # An embedded set is parsed faster than a cache file is opened.
     plain = cache and card.reader != "embedded"
-    parsed = cached(card.name, cache_key(**key), _build) if plain else _build()
+    parsed = cached(card.name, cache_key(**identity), _build) if plain else _build()
     if steps:
         config = [step.config for step in steps]
 
         def _transform() -> Parsed:
             return replace(parsed, graphs=apply_transforms(parsed.graphs, steps))
 
-        transformed_key = cache_key(**key, transforms=config)
+        transformed_key = cache_key(**identity, transforms=config)
         parsed = cached(card.name, transformed_key, _transform) if cache else _transform()
         options = {**options, "transforms": config}
     if split_seed is None and not parsed.splits and card.level != "link":

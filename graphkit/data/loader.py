@@ -139,7 +139,7 @@ class GraphLoader:
         self.position = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs; a position inside another epoch is dropped."""
+        """Choose the epoch to run next; a position inside another epoch is dropped."""
         if epoch != self.epoch:
             self.epoch, self.position, self._resume = int(epoch), 0, 0
 
@@ -171,4 +171,5 @@ class GraphLoader:
 
     def __repr__(self) -> str:
         order = f"shuffled, seed {self.seed}" if self.shuffle else "in order"
-        return f"GraphLoader({self.num_graphs} graphs, {len(self)} batches of {self.batch_size}, {order})"
+        batches = f"{len(self)} batches of {self.batch_size}"
+        return f"GraphLoader({self.num_graphs} graphs, {batches}, {order})"

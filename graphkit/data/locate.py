@@ -1,4 +1,4 @@
-"""Find the raw files of a data set below the data roots, and check that they are what they claim."""
+"""Find the raw files of a data set below the data roots, and check that they are the right ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Source:
 
 
 def cache_folder() -> Path:
-    """Return where downloads and parsed sets are kept: GRAPHKIT_CACHE or the user's cache folder."""
+    """Return where downloads and parsed sets go: GRAPHKIT_CACHE or the user's cache folder."""
     chosen = os.environ.get("GRAPHKIT_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 
 
 def data_roots(root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Return the folders that are searched, in order: ``root`` alone, or GRAPHKIT_DATA and the cache."""
+    """Return the folders to search, in order: ``root`` alone, or GRAPHKIT_DATA and the cache."""
     if root is not None:
         return [Path(root).expanduser()]
     roots = []
@@ -106,13 +106,14 @@ def _verify(card: DatasetCard, base: Path, root: Path) -> Source:
             exact = False
             continue
         if card.split_kind == "rebuilt":
-            # The card's checksums are those of a rebuilt copy; another copy may well be the official
-            # one, but nothing here can tell.
+            # The card's checksums are those of a rebuilt copy; another copy may well be the
+            # official one, but nothing here can tell.
             exact = False
             continue
         raise CorruptFileError(
             f"{path}: SHA-256 is {digest[:16]}..., the card of {card.name} wants {wanted[:16]}... "
-            f"(size {size} bytes): truncated, damaged or another version; get it again: {card.how_to_get}"
+            f"(size {size} bytes): truncated, damaged or another version; "
+            f"get it again: {card.how_to_get}"
         )
     missing = [name for name in card.sha256 if name not in files and not name.startswith("?")]
     if missing and base.is_dir():
@@ -120,5 +121,7 @@ def _verify(card: DatasetCard, base: Path, root: Path) -> Source:
             f"dataset {card.name!r}: {base} lacks {', '.join(missing[:4])}; "
             f"how to get it: {card.how_to_get}"
         )
-    digest = hashlib.sha256("\n".join(f"{found[name]}  {name}" for name in sorted(found)).encode())
-    return Source(base, root, digest.hexdigest(), found, exact)
+    combined = hashlib.sha256(
+        "\n".join(f"{found[name]}  {name}" for name in sorted(found)).encode()
+    )
+    return Source(base, root, combined.hexdigest(), found, exact)

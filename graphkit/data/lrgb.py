@@ -1,4 +1,4 @@
-"""Long Range Graph Benchmark (arXiv 2206.08164): from ``graphs.npz`` or the published ``.pt`` files.
+"""Long Range Graph Benchmark (arXiv 2206.08164), from ``graphs.npz`` or the ``.pt`` files.
 
 The superpixel sets are published as pickles only; these are not opened. See the card for the npz
 layout that is read instead.
@@ -50,13 +50,19 @@ def _from_npz(path: Path, card: DatasetCard) -> Parsed:
         edge_attr = arrays["edge_attr"]
     y = {"y": _target(arrays["y"], card)} if "y" in arrays else {}
     graphs = PackedGraphs(
-        nodes, edges, edge_index,
+        nodes,
+        edges,
+        edge_index,
         node={"x": arrays["x"], **(y if card.level == "node" else {})},
         edge={"edge_attr": edge_attr},
         graph=y if card.level == "graph" else {},
     )
     split = {part: arrays[key].long() for key, part in _PARTS.items()}
-    links = {key: arrays[key] for key in ("edge_label_index", "edge_label", "num_labels") if key in arrays}
+    links = {
+        key: arrays[key]
+        for key in ("edge_label_index", "edge_label", "num_labels")
+        if key in arrays
+    }
     return Parsed(graphs, [split], links)
 
 
@@ -67,7 +73,9 @@ def _from_parts(folder: Path, card: DatasetCard) -> Parsed:
     for key, part in _PARTS.items():
         found = read_tensor_file(folder / f"{key}.pt")
         if not isinstance(found, list) or not all(isinstance(item, tuple) for item in found):
-            raise CorruptFileError(f"{folder / key}.pt: expected a list of tuples, got {type(found).__name__}")
+            raise CorruptFileError(
+                f"{folder / key}.pt: expected a list of tuples, got {type(found).__name__}"
+            )
         split[part] = torch.arange(len(items), len(items) + len(found))
         items += found
     nodes = torch.tensor([0, *(len(item[0]) for item in items)]).cumsum(0)
@@ -83,7 +91,9 @@ def _from_parts(folder: Path, card: DatasetCard) -> Parsed:
         if card.name == "coco-sp":
             y["y"] = _dense_coco(y["y"])
     graphs = PackedGraphs(
-        nodes, edges, torch.cat([item[2] for item in items], dim=1),
+        nodes,
+        edges,
+        torch.cat([item[2] for item in items], dim=1),
         node={"x": torch.cat([item[0] for item in items]), **(y if card.level == "node" else {})},
         edge={"edge_attr": torch.cat([item[1] for item in items])},
         graph=y if card.level == "graph" else {},
@@ -112,6 +122,6 @@ def read(card: DatasetCard, source: Source) -> Parsed:
     if (folder / "train.pt").exists():
         return _from_parts(folder, card)
     raise DatasetNotFoundError(
-        f"{card.name}: {base} has neither graphs.npz nor raw/train.pt; pickles are not opened because "
-        f"they can run code. {card.how_to_get}"
+        f"{card.name}: {base} has neither graphs.npz nor raw/train.pt; pickles are not opened "
+        f"because they can run code. {card.how_to_get}"
     )

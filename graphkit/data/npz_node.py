@@ -1,4 +1,4 @@
-"""Amazon and Coauthor graphs (Shchur et al., arXiv 1811.05868): two sparse matrices and labels in an npz."""
+"""Amazon and Coauthor graphs (arXiv 1811.05868): two sparse matrices and labels in an npz."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONS: dict[str, Any] = {}
 
 
 def read(card: DatasetCard, source: Source) -> Parsed:
-    """Read adjacency, binary features and labels; the graph is made symmetric, loops are dropped."""
+    """Read adjacency, 0/1 features and labels; the graph is made symmetric, loops are dropped."""
     from scipy.sparse import csr_matrix
 
     files = sorted((source.base / "raw").glob("*.npz"))
@@ -25,7 +25,9 @@ def read(card: DatasetCard, source: Source) -> Parsed:
         raise CorruptFileError(f"{source.base / 'raw'}: expected one npz file, found {len(files)}")
     with np.load(files[0], allow_pickle=False) as archive:
         part = {key: archive[key] for key in archive.files if not key.endswith("_names")}
-    adjacency = csr_matrix((part["adj_data"], part["adj_indices"], part["adj_indptr"]), part["adj_shape"])
+    adjacency = csr_matrix(
+        (part["adj_data"], part["adj_indices"], part["adj_indptr"]), part["adj_shape"]
+    )
     features = csr_matrix(
         (part["attr_data"], part["attr_indices"], part["attr_indptr"]), part["attr_shape"]
     )
@@ -35,7 +37,8 @@ def read(card: DatasetCard, source: Source) -> Parsed:
     x[x > 0] = 1.0
     num_nodes = adjacency.shape[0]
     graphs = pack_single(
-        num_nodes, simple_edges(edges, num_nodes, undirected=True),
+        num_nodes,
+        simple_edges(edges, num_nodes, undirected=True),
         node={"x": x, "y": torch.from_numpy(part["labels"]).long()},
     )
     return Parsed(graphs)

@@ -59,7 +59,7 @@ def _table(path: Path) -> np.ndarray:
         return np.zeros((0, 0), dtype=np.int64)
     except (EOFError, OSError, ValueError) as error:
         raise CorruptFileError(
-            f"{path}: not a readable csv.gz file ({error}); it is truncated or damaged, get it again"
+            f"{path}: not a readable csv.gz file ({error}); truncated or damaged, get it again"
         ) from error
     values = frame.to_numpy()
     if np.issubdtype(values.dtype, np.integer) or values.dtype == bool:
@@ -98,7 +98,9 @@ def _raw_npz(raw: Path) -> dict[str, np.ndarray]:
         return {key: archive[key] for key in archive.files}
 
 
-def _pack(arrays: dict[str, np.ndarray], add_inverse: bool, graph: dict[str, Tensor]) -> PackedGraphs:
+def _pack(
+    arrays: dict[str, np.ndarray], add_inverse: bool, graph: dict[str, Tensor]
+) -> PackedGraphs:
     node_counts = torch.from_numpy(np.asarray(arrays.pop("num_nodes_list"), dtype=np.int64))
     edge_counts = torch.from_numpy(np.asarray(arrays.pop("num_edges_list"), dtype=np.int64))
     edge_index = torch.from_numpy(np.ascontiguousarray(arrays.pop("edge_index"))).long()
@@ -118,7 +120,9 @@ def _pack(arrays: dict[str, np.ndarray], add_inverse: bool, graph: dict[str, Ten
             node["x" if key == "node_feat" else key] = tensor
         elif key.startswith("edge_"):
             tensor = tensor.float() if key == "edge_weight" else tensor
-            edge["edge_attr" if key == "edge_feat" else key] = tensor.repeat_interleave(repeat, dim=0)
+            edge["edge_attr" if key == "edge_feat" else key] = tensor.repeat_interleave(
+                repeat, dim=0
+            )
     node_ptr = torch.nn.functional.pad(node_counts.cumsum(0), (1, 0))
     edge_ptr = torch.nn.functional.pad(repeat * edge_counts.cumsum(0), (1, 0))
     node.update({key: value for key, value in graph.items() if key.startswith("node/")})
@@ -135,7 +139,7 @@ def _label(raw: Path, kind: str, binary: bool) -> np.ndarray:
 
 
 def _target(values: np.ndarray, task: str) -> Tensor:
-    """float32 ``[n, T]`` with NaN for unlabelled, or int64 ``[n]`` classes with -1 for unlabelled."""
+    """float32 ``[n, T]`` with NaN, or int64 ``[n]`` classes with -1, where unlabelled."""
     if task == "multiclass":
         flat = values.reshape(len(values), -1)[:, 0]
         return torch.from_numpy(np.nan_to_num(flat, nan=-1).astype(np.int64))
@@ -219,5 +223,7 @@ def read(card: DatasetCard, source: Source, undirected: bool = False) -> Parsed:
     limit = len(graphs) if card.level == "graph" else graphs.num_nodes
     for key, ids in split.items():
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= limit):
-            raise CorruptFileError(f"{folder}/{key}: ids must lie in 0..{limit - 1}, got {int(ids.max())}")
+            raise CorruptFileError(
+                f"{folder}/{key}: ids must lie in 0..{limit - 1}, got {int(ids.max())}"
+            )
     return Parsed(graphs, [split], info=info)

@@ -121,9 +121,7 @@ class PackedGraphs:
             for key, value in tensors.items():
                 self._store(key, value, kind, (served or {}).get(key))
 
-    def _store(
-        self, key: str, value: Tensor, kind: str, dtype: torch.dtype | None = None
-    ) -> None:
+    def _store(self, key: str, value: Tensor, kind: str, dtype: torch.dtype | None = None) -> None:
         integer = not (value.is_floating_point() or value.dtype == torch.bool)
         self.kinds[key] = kind
         self._served[key] = dtype or (torch.int64 if integer else value.dtype)
@@ -208,7 +206,13 @@ class PackedGraphs:
         for key, kind in self.kinds.items():
             parts[kind][key] = self._stored[key].index_select(0, rows[kind])
         chosen = PackedGraphs(
-            node_ptr, edge_ptr, self._edge_index.index_select(1, edge_rows), check=False, **parts
+            node_ptr,
+            edge_ptr,
+            self._edge_index.index_select(1, edge_rows),
+            check=False,
+            node=parts["node"],
+            edge=parts["edge"],
+            graph=parts["graph"],
         )
         chosen._served = dict(self._served)
         return chosen
@@ -236,7 +240,7 @@ class PackedGraphs:
 
     @staticmethod
     def _rows(ids: Tensor, start: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Offsets in the batch, graph of each row, and row in the long tensor, of graphs ``ids``."""
+        """Offsets in the batch, graph of each row, and row in the long tensor."""
         counts = count.index_select(0, ids)
         ptr = torch.zeros(ids.numel() + 1, dtype=torch.int64)
         torch.cumsum(counts, 0, out=ptr[1:])
@@ -267,7 +271,8 @@ class PackedGraphs:
         first = int(ids[0])
         if first < 0 or int(ids.max()) >= len(self) or int(ids.min()) < 0:
             raise InputError(
-                f"ids: graph ids must lie in 0..{len(self) - 1}, got {int(ids.min())}..{int(ids.max())}"
+                f"ids: graph ids must lie in 0..{len(self) - 1}, "
+                f"got {int(ids.min())}..{int(ids.max())}"
             )
         if len(self) == 1 and size == 1:
             if self._whole is None:
@@ -324,7 +329,6 @@ class PackedGraphs:
         if "x" not in self.kinds:
             store["num_nodes"] = int(ptr[-1])
             store._num_nodes = ptr.diff().tolist()
-            slices["num_nodes"], increments["num_nodes"] = pointers["graph"], zeros
         store["batch"], store["ptr"] = owner, ptr
         batch._num_graphs, batch._slice_dict, batch._inc_dict = size, slices, increments
         return batch
@@ -373,11 +377,14 @@ class PackedGraphs:
         nodes = torch.tensor([0, *(data.num_nodes for data in items)]).cumsum(0)
         edges = torch.tensor([0, *(data.num_edges for data in items)]).cumsum(0)
         edge_index = torch.cat([data.edge_index for data in items], dim=1)
-        return cls(nodes, edges, edge_index, **parts)
+        return cls(
+            nodes, edges, edge_index, node=parts["node"], edge=parts["edge"], graph=parts["graph"]
+        )
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{key}: {kind}" for key, kind in self.kinds.items())
-        return f"PackedGraphs({len(self)} graphs, {self.num_nodes} nodes, {self.num_edges} edges; {kinds})"
+        sizes = f"{len(self)} graphs, {self.num_nodes} nodes, {self.num_edges} edges"
+        return f"PackedGraphs({sizes}; {kinds})"
 
 
 __all__ = ["NAN_ALLOWED", "PackedGraphs", "narrow"]

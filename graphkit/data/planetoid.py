@@ -1,4 +1,4 @@
-"""Cora, CiteSeer and PubMed (Yang, Cohen, Salakhutdinov, arXiv 1603.08861), public and geom-gcn splits."""
+"""Cora, CiteSeer and PubMed (arXiv 1603.08861), with the public and the geom-gcn splits."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def _dense(value: Any) -> np.ndarray:
 def _geom_gcn(card: DatasetCard, source: Source, prefix: str) -> list[dict[str, Tensor]]:
     """The ten 60/20/20 splits of Geom-GCN (arXiv 2002.05287)."""
     places = [
-        source.base / "geom-gcn" / "raw", source.base.parent / "geom_gcn_splits",
-        source.root / "planetoid" / "geom_gcn_splits", source.base / "raw",
+        source.base / "geom-gcn" / "raw",
+        source.base.parent / "geom_gcn_splits",
+        source.root / "planetoid" / "geom_gcn_splits",
+        source.base / "raw",
     ]
     splits = []
     for number in range(10):
@@ -39,15 +41,17 @@ def _geom_gcn(card: DatasetCard, source: Source, prefix: str) -> list[dict[str, 
         if not found:
             looked = ", ".join(str(place) for place in places)
             raise DatasetNotFoundError(
-                f"{card.name}: split file {name} is not in {looked}; it is in the folder splits/ of "
+                f"{card.name}: split file {name} is not in {looked}; it is in splits/ of "
                 "https://github.com/graphdml-uiuc-jlu/geom-gcn"
             )
         _check(card, found[0], f"?{name}")
         with np.load(found[0], allow_pickle=False) as archive:
-            splits.append({
-                part: torch.from_numpy(archive[f"{key}_mask"]).nonzero().flatten()
-                for part, key in (("train", "train"), ("valid", "val"), ("test", "test"))
-            })
+            splits.append(
+                {
+                    part: torch.from_numpy(archive[f"{key}_mask"]).nonzero().flatten()
+                    for part, key in (("train", "train"), ("valid", "val"), ("test", "test"))
+                }
+            )
     return splits
 
 
@@ -91,7 +95,8 @@ def read(card: DatasetCard, source: Source, split_name: str = "public") -> Parse
     pairs = [(node, other) for node, others in parts["graph"].items() for other in others]
     edge_index = simple_edges(torch.tensor(pairs).t(), num_nodes, undirected=True)
     graphs = pack_single(
-        num_nodes, edge_index,
+        num_nodes,
+        edge_index,
         node={"x": torch.from_numpy(x), "y": torch.from_numpy(labels.argmax(1))},
     )
     if split_name == "geom-gcn":

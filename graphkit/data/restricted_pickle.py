@@ -54,7 +54,9 @@ def read_planetoid_pickle(path: Path, sha256: str) -> Any:
         CorruptFileError: another checksum, or the content names something that is not allowed.
     """
     if sha256_file(path) != sha256:
-        raise CorruptFileError(f"{path}: the checksum is not the one on the card; the file is not opened")
+        raise CorruptFileError(
+            f"{path}: the checksum is not the one on the card; the file is not opened"
+        )
     try:
         return _Unpickler(io.BytesIO(path.read_bytes())).load()
     except Exception as error:

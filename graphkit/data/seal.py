@@ -17,7 +17,9 @@ OPTIONS: dict[str, Any] = {"seed": 0}
 _VALID_SHARE, _TEST_SHARE = 0.05, 0.10
 
 
-def _false_edges(positive: Tensor, num_nodes: int, count: int, generator: torch.Generator) -> Tensor:
+def _false_edges(
+    positive: Tensor, num_nodes: int, count: int, generator: torch.Generator
+) -> Tensor:
     """``count`` distinct pairs u < v that are no edges."""
     taken = set((positive[0] * num_nodes + positive[1]).tolist())
     found: list[int] = []

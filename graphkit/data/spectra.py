@@ -1,4 +1,4 @@
-"""Return probabilities and Laplacian eigenpairs of many graphs, computed in blocks of equal size."""
+"""Return probabilities and Laplacian eigenpairs of many graphs, in blocks of equal size."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def laplacian_pairs(
     vectors = torch.full((graphs.num_nodes, k), float("nan"))
     values = torch.full((graphs.num_nodes, k), float("nan"))
     counts = graphs.nodes_per_graph
-    for size in counts.unique().tolist():
+    for size in sorted(set(counts.tolist())):
         members = (counts == size).nonzero().flatten()
         step = max(1, _BLOCK_ENTRIES // (size * size)) if size <= _DENSE_NODES else 1
         for chosen in members.split(step):
@@ -128,7 +128,11 @@ def laplacian_pairs(
             else:
                 found, bases = _dense_laplacians(graphs.select(chosen), size, normalization)
             found, bases = found[:, :kept], bases[:, :, :kept]
-            largest = bases.abs().argmax(1, keepdim=True)
+            # The first entry that is largest up to rounding: symmetric graphs have several.
+            size_of = bases.abs()
+            largest = (
+                (size_of >= 0.999 * size_of.amax(1, keepdim=True)).int().argmax(1, keepdim=True)
+            )
             bases = bases * torch.where(bases.gather(1, largest) < 0, -1.0, 1.0)
             rows = (graphs.node_ptr[chosen][:, None] + torch.arange(size)).flatten()
             vectors[rows, :kept] = bases.reshape(-1, kept).float()
@@ -178,8 +182,8 @@ def _large_laplacian(
     else:
         laplacian = sparse.diags(degree) - adjacency
         ceiling = 2.0 * float(degree.max())
-    # The smallest eigenvalues of L are the largest of c I - L, which Lanczos finds without inverses;
-    # a fixed start makes the result repeatable.
+    # The smallest eigenvalues of L are the largest of c I - L, which Lanczos finds without
+    # inverses; a fixed start makes the result repeatable.
     start = np.random.default_rng(0).standard_normal(size)
     values, vectors = eigsh(ceiling * sparse.identity(size) - laplacian, k=k, which="LA", v0=start)
     order = np.argsort(-values)

@@ -16,7 +16,9 @@ def _array_types() -> list[Any]:
     from _codecs import encode
 
     reconstruct = np.zeros(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ("i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8", "?")]
+    dtypes = [
+        type(np.dtype(kind)) for kind in ("i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8", "?")
+    ]
     return [
         (reconstruct, "numpy.core.multiarray._reconstruct"),
         (reconstruct, "numpy._core.multiarray._reconstruct"),

@@ -40,8 +40,8 @@ KINDS = {
 class Transform:
     """Base of all transforms: JSON arguments in ``config``, ``apply`` for packed graphs.
 
-    Called on a PyG ``Data`` it returns a new ``Data``; attributes whose kind is not in ``KINDS`` must
-    be named in ``kinds`` (for example ``kinds={"y": "node"}``).
+    Called on a PyG ``Data`` it returns a new ``Data``; attributes whose kind is not in ``KINDS``
+    must be named in ``kinds`` (for example ``kinds={"y": "node"}``).
     """
 
     kinds: Mapping[str, str]
@@ -109,9 +109,9 @@ class AddRandomWalkPE(Transform):
 class AddLaplacianPE(Transform):
     """The k smallest eigenpairs of the graph Laplacian, eigenvalue 0 included.
 
-    Eigenvectors have length 1 and their largest entry is positive, so that the result does not
-    depend on the solver's mood; models flip signs in training. Graphs with fewer than k nodes are
-    padded with NaN. Direction, weights, loops and repeats of edges do not matter.
+    Eigenvectors have length 1 and the first of their largest entries is positive, so that the
+    result does not depend on the solver's mood; models flip signs in training. Graphs with fewer
+    than k nodes are padded with NaN. Direction, weights, loops and repeats of edges do not matter.
 
     Args:
         k: number of eigenpairs.
@@ -163,8 +163,8 @@ class AppendVirtualNode(Transform):
     Mode ``append`` of "On the Connection Between MPNN and Graph Transformer" (arXiv 2301.11956),
     with the semantics of PyG's ``VirtualNode``: the new node comes last, edges ``i -> N`` for all i
     and then ``N -> i`` follow the old ones. Node tensors get a zero row, edge tensors zero rows
-    (``edge_weight``: ones), ``edge_type`` two new types. Graph-level tensors stay. ``vn_mask`` marks
-    the new node, which lets metrics leave it out. Encodings are added before this transform.
+    (``edge_weight``: ones), ``edge_type`` two new types. Graph-level tensors stay. ``vn_mask``
+    marks the new node, which lets metrics leave it out. Encodings are added before this transform.
 
     Args:
         pure: keep only the new edges.
@@ -238,7 +238,15 @@ class AppendVirtualNode(Transform):
         mask = torch.zeros(int(node_ptr[-1]), dtype=torch.bool)
         mask[node_ptr[1:] - 1] = True
         parts["node"]["vn_mask"] = mask
-        return PackedGraphs(node_ptr, edge_ptr, edge_index, check=False, **parts)
+        return PackedGraphs(
+            node_ptr,
+            edge_ptr,
+            edge_index,
+            check=False,
+            node=parts["node"],
+            edge=parts["edge"],
+            graph=parts["graph"],
+        )
 
     @staticmethod
     def _edge_types(
@@ -264,7 +272,8 @@ class NormalizeFeatures(Transform):
 
     Example:
         >>> from torch_geometric.data import Data
-        >>> data = Data(x=torch.tensor([[1., 3.], [0., 0.]]), edge_index=torch.zeros(2, 0, dtype=torch.long))
+        >>> no_edges = torch.zeros(2, 0, dtype=torch.long)
+        >>> data = Data(x=torch.tensor([[1., 3.], [0., 0.]]), edge_index=no_edges)
         >>> NormalizeFeatures()(data).x.tolist()
         [[0.25, 0.75], [0.0, 0.0]]
     """

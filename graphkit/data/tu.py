@@ -23,7 +23,7 @@ _WIDEST_DEGREE = 512
 
 
 def stratified_folds(y: Tensor, folds: int = 10, seed: int = 0) -> list[dict[str, Tensor]]:
-    """Return ``folds`` splits: fold k tests, fold k + 1 validates, the rest trains; classes in proportion.
+    """Return ``folds`` stratified splits: fold k tests, fold k + 1 validates, the rest trains.
 
     Example:
         >>> [len(part) for part in stratified_folds(torch.arange(20) % 2)[0].values()]
@@ -32,7 +32,7 @@ def stratified_folds(y: Tensor, folds: int = 10, seed: int = 0) -> list[dict[str
     generator = torch.Generator().manual_seed(seed)
     fold = torch.empty(len(y), dtype=torch.int64)
     shift = 0
-    for label in y.unique():
+    for label in sorted(set(y.tolist())):
         members = (y == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)]
         fold[members] = (torch.arange(len(members)) + shift) % folds
@@ -56,6 +56,16 @@ def structural_features(edge_index: Tensor, num_nodes: int, features: str) -> Te
     if features == "constant" or (features == "auto" and widest > _WIDEST_DEGREE):
         return torch.ones(num_nodes, 1)
     return one_hot(degree)
+
+
+def renumber(values: Tensor) -> Tensor:
+    """Number the distinct values from 0 in sorted order.
+
+    Example:
+        >>> renumber(torch.tensor([2, 0, 2])).tolist()
+        [1, 0, 1]
+    """
+    return torch.from_numpy(np.unique(values.numpy(), return_inverse=True)[1])
 
 
 def one_hot(values: Tensor) -> Tensor:
@@ -117,7 +127,8 @@ def read(card: DatasetCard, source: Source, features: str = "auto") -> Parsed:
     files = _text(source)
     parts = {
         key.removeprefix(f"{name}_").removesuffix(".txt"): data
-        for key, data in files.items() if key.startswith(f"{name}_")
+        for key, data in files.items()
+        if key.startswith(f"{name}_")
     }
     missing = {"A", "graph_indicator", "graph_labels"} - parts.keys()
     if missing:
@@ -125,7 +136,7 @@ def read(card: DatasetCard, source: Source, features: str = "auto") -> Parsed:
     edges = torch.from_numpy(_numbers(parts["A"], np.int64)).t() - 1
     owner = torch.from_numpy(_numbers(parts["graph_indicator"], np.int64)).flatten() - 1
     y = torch.from_numpy(_numbers(parts["graph_labels"], np.int64)).flatten()
-    y = y.unique(return_inverse=True)[1]
+    y = renumber(y)
     edge_attr = _columns(parts, "edge")
     return pack_global(
         card, edges, owner, y, _columns(parts, "node"), edge_attr, features, stratified_folds(y)
@@ -158,7 +169,8 @@ def pack_global(
     kept = edges[0] != edges[1]
     edges = edges[:, kept]
     edge_attr = None if edge_attr is None else edge_attr[kept]
-    keys, inverse = (edges[0] * total + edges[1]).unique(return_inverse=True)
+    distinct = np.unique((edges[0] * total + edges[1]).numpy(), return_inverse=True)
+    keys, inverse = (torch.from_numpy(part) for part in distinct)
     if edge_attr is not None:
         # Of a repeated edge the first features stay.
         first = torch.full((len(keys),), len(inverse)).scatter_reduce_(
@@ -173,8 +185,12 @@ def pack_global(
     edge_counts = torch.bincount(owner[edges[0]], minlength=len(y))
     edge_ptr = torch.nn.functional.pad(edge_counts.cumsum(0), (1, 0))
     graphs = PackedGraphs(
-        node_ptr, edge_ptr, edges - node_ptr[owner[edges[0]]],
-        node={"x": x}, edge={} if edge_attr is None else {"edge_attr": edge_attr}, graph={"y": y},
+        node_ptr,
+        edge_ptr,
+        edges - node_ptr[owner[edges[0]]],
+        node={"x": x},
+        edge={} if edge_attr is None else {"edge_attr": edge_attr},
+        graph={"y": y},
         served={"x": torch.float32, "edge_attr": torch.float32},
     )
     return Parsed(graphs, splits)
