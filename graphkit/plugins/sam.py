@@ -54,7 +54,9 @@ def at_worst_point(
 def _ascend(moved: Sequence[nn.Parameter], rho: float, adaptive: bool) -> None:
     grads: list[Tensor] = [p.grad for p in moved if p.grad is not None]
     scaled = [p.abs() * g for p, g in zip(moved, grads, strict=True)] if adaptive else grads
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(scaled)).float())
+    norms = torch.stack(torch._foreach_norm(scaled))
+    # Half precision would overflow in the square of the norm.
+    norm = torch.linalg.vector_norm(norms, dtype=torch.promote_types(norms.dtype, torch.float32))
     scale = torch.where(norm > 0, rho / (norm + 1e-12), torch.zeros_like(norm))
     for parameter, grad in zip(moved, grads, strict=True):
         direction = parameter.square() * grad if adaptive else grad

@@ -154,6 +154,14 @@ def test_a_run_folder_that_cannot_be_written_is_refused_before_work(tmp_path):
     assert model.calls == 0
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux")
+def test_a_file_system_that_takes_no_files_is_refused_before_work():
+    model = TinyModel()  # /proc is read-only even for root
+    with pytest.raises(StorageError, match="/proc/graphkit"):
+        train("/proc/graphkit", model=model)
+    assert model.calls == 0
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_run_folder_is_refused_before_work(tmp_path):
     tmp_path.chmod(0o500)
@@ -201,9 +209,7 @@ def fills_up(folder, results, limit_at_start):
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_untouched(tmp_path, limit_at_start):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    child = context.Process(
-        target=fills_up, args=(tmp_path, results, limit_at_start), daemon=True
-    )
+    child = context.Process(target=fills_up, args=(tmp_path, results, limit_at_start), daemon=True)
     child.start()
     message, calls = results.get(timeout=60)
     child.join()
