@@ -164,7 +164,6 @@ def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, An
             f"{card.name}: {source.base} could not be read ({type(error).__name__}: {error}); "
             f"get it again: {card.how_to_get}"
         ) from error
-    if card.data_kind == "rebuilt" and not source.exact:
-        # Known by the size of the official files, or (a set rebuilt as a whole) not known at all.
-        parsed.info["data_kind"] = "official" if card.official_size else "unverified"
+    if card.official_size and not source.exact:
+        parsed.info["data_kind"] = "official"
     return parsed

@@ -115,7 +115,9 @@ def test_directed_node_set_and_its_symmetric_form(tmp_path):
     assert both.evaluate(torch.tensor([4, 0, 39]), torch.tensor([4, 1, 39])) == {"acc": 2 / 3}
 
 
-def test_link_splits_as_arrays_in_pickled_pt_files_are_read_without_unpickling(tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_link_splits_as_arrays_in_pt_files_are_read_as_data(tmp_path, zipped, protocol):
     base = tmp_path / "ogbl_collab"
     write_csv(base / "raw/edge.csv.gz", [(0, 1), (1, 2)])
     write_csv(base / "raw/num-node-list.csv.gz", [(4,)])
@@ -130,21 +132,33 @@ def test_link_splits_as_arrays_in_pickled_pt_files_are_read_without_unpickling(t
         values = {"edge": pairs, "weight": np.ones(2)}
         if part != "train":
             values["edge_neg"] = np.array([[0, 3]])
-        torch.save(values, folder / f"{part}.pt")
+        torch.save(
+            values,
+            folder / f"{part}.pt",
+            pickle_protocol=protocol,
+            _use_new_zipfile_serialization=zipped,
+        )
     dataset = data.load("ogbl-collab", root=tmp_path)
     assert dataset.links["train/edge"].tolist() == [[0, 2], [1, 3]]
     assert dataset.links["valid/edge_neg"].tolist() == [[0], [3]]
     assert dataset.graphs.edge_weight.tolist() == [2, 2, 1, 1]
 
 
-def test_a_pt_file_that_would_run_code_is_refused(tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pt_file_that_would_run_code_is_refused(tmp_path, zipped, protocol):
     from graphkit.data.tensor_files import read_tensor_file
 
     class Bomb:
         def __reduce__(self):
             return (warnings.warn, ("ran",))
 
-    torch.save({"edge": Bomb()}, tmp_path / "train.pt")
+    torch.save(
+        {"edge": Bomb()},
+        tmp_path / "train.pt",
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(CorruptFileError, match="train.pt: holds something else"):
@@ -190,3 +204,36 @@ def test_a_wrong_checksum_is_a_corrupt_file(tmp_path, data_root):
     path.write_bytes(bytes(content))
     with pytest.raises(CorruptFileError, match="graph-label.csv.gz: SHA-256"):
         data.load("ogbg-molfreesolv", root=tmp_path)
+
+
+def test_arrays_of_every_kind_survive_the_reader(tmp_path):
+    from graphkit.data.array_pickle import read_array_pickle
+
+    values = {
+        "a": np.arange(12).reshape(3, 4),
+        "b": np.asfortranarray(np.random.rand(2, 5)),
+        "c": np.zeros((0, 2), dtype=np.int32),
+        "d": np.array([True, False]),
+        "e": [1, 2.5, "text", None, (True, {"f": np.float32([1, 2])})],
+    }
+    torch.save(values, tmp_path / "a.pt", pickle_protocol=4)
+    found = read_array_pickle(tmp_path / "a.pt")
+    for key in "abcd":
+        assert found[key].dtype == values[key].dtype
+        assert np.array_equal(found[key], values[key])
+    assert found["e"][:4] == values["e"][:4]
+    assert found["e"][4][1]["f"].tolist() == [1, 2]
+
+
+def test_damaged_array_files_are_refused(tmp_path):
+    from graphkit.data.tensor_files import read_tensor_file
+
+    path = tmp_path / "a.pt"
+    torch.save(
+        {"edge": np.arange(100)}, path, pickle_protocol=4, _use_new_zipfile_serialization=False
+    )
+    good = path.read_bytes()
+    for cut in (0, 1, 10, 50, len(good) // 2):
+        path.write_bytes(good[:cut])
+        with pytest.raises(CorruptFileError, match="a.pt"):
+            read_tensor_file(path)
