@@ -79,6 +79,8 @@ class ConsoleReporter(Reporter):
         )
         if recipe.num_params is not None and recipe.num_params != num_params:
             self._say(f"note: the recipe's file counts {recipe.num_params:,} parameters")
+        if dataset.std_kind == "population" and num_params > 500_000:
+            self._say("note: more than 500,000 parameters, the budget of LRGB for new entries")
 
     def seed_start(self, seed: int) -> None:
         self._seed, self._said, self._figures = seed, time.monotonic(), ""
