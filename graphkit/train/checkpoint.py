@@ -27,8 +27,9 @@ class CheckpointFolder:
     """``<run_dir>/checkpoints``: the files ``last/shared.pt`` and ``last/rank_<k>.pt``.
 
     ``last/SHA256SUMS`` holds their checksums, because the container that torch writes lets a
-    flipped bit in a weight pass. A generation is written to ``next`` and becomes ``last`` by a rename, so at every moment one
-    complete generation is on the disk. Files are read with ``weights_only=True``.
+    flipped bit in a weight pass. A generation is written to ``next`` and becomes ``last`` by a
+    rename, so at every moment one complete generation is on the disk. Files are read with
+    ``weights_only=True``.
 
     Args:
         run_dir: folder of the run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -65,6 +66,8 @@ class TrainingLoop:
         self.state = LoopState(phase_end=settings.max_epochs)
         self._told = 0.0
         self._sync_outstanding = False
+        self._moved_edges: Any = None
+        self._moved_batch: Any = None
         self._build(model)
         self.saver = Saver(self)
 
@@ -141,10 +144,20 @@ class TrainingLoop:
         return loader
 
     def _to_device(self, batch: Any, phase: str) -> Any:
-        batch = batch.to(self.settings.device)
+        if self.settings.device.type != "cpu":
+            batch = self._moved(batch)
         for on_batch in self.plugins.calls("on_batch"):
             batch = on_batch(batch, phase)
         return batch
+
+    def _moved(self, batch: Any) -> Any:
+        # One large graph comes again and again as the same tensors: moving it once also keeps
+        # what the ops memoise per edge_index.
+        edges = getattr(batch, "edge_index", None)
+        if edges is None or edges is not self._moved_edges:
+            self._moved_edges = edges
+            self._moved_batch = batch.to(self.settings.device)
+        return copy.copy(self._moved_batch)
 
     # -- one epoch ------------------------------------------------------------------------------
 
