@@ -166,7 +166,9 @@ def _check(
     if edge.dtype != x.dtype:
         raise InputError(f"edge: dtype {edge.dtype}, wanted {x.dtype} as x")
     entries, width = csr.num_entries, x.size(1)
-    rows = "R" if lookup is not None else str(entries)
+    rows = "R" if lookup is not None else "E"
+    if edge.dim() not in (1, 2):
+        raise InputError(f"edge: shape {list(edge.shape)}, wanted one or two dimensions")
     if lookup is None and edge.size(0) != entries:
         raise InputError(f"edge: {edge.size(0)} rows, but edge_index has {entries} edges")
     if lookup is not None:
@@ -175,7 +177,7 @@ def _check(
                 f"lookup: {lookup.dtype} of shape {list(lookup.shape)}, wanted [{entries}] integers"
             )
     if message == "scale":
-        if edge.dim() not in (1, 2) or (edge.dim() == 2 and (not edge.size(1) or width % edge.size(1))):
+        if edge.dim() == 2 and (not edge.size(1) or width % edge.size(1)):
             raise InputError(
                 f"edge: shape {list(edge.shape)}, wanted [{rows}] or [{rows}, H] with H dividing {width}"
             )
@@ -213,9 +215,9 @@ def _aggregate(
     n, width = rowptr.numel() - 1, x.size(1)
     x, ldx = cpu.rows(x)
     edge, lde = _edge_rows(edge, message)
-    out = x.new_empty(n, len(names), width)
+    out = cpu.empty(x, (n, len(names), width))
     kept = (n, width) if keep else (0,)
-    mean = x.new_empty(kept if "var" in names or "std" in names else (0,))
+    mean = cpu.empty(x, kept if "var" in names or "std" in names else (0,))
     low = torch.empty(kept if "min" in names else (0,), dtype=torch.int32)
     high = torch.empty(kept if "max" in names else (0,), dtype=torch.int32)
     if out.numel():
@@ -301,12 +303,14 @@ def _aggregate_backward(
     code, kind = cpu.DTYPES[x.dtype], MESSAGES.index(message)
     grad = grad.contiguous()
     none = x.new_empty(0)
-    grad_x = x.new_empty(x.shape if need_x else (0,))
+    grad_x = cpu.empty(x, x.shape if need_x else (0,))
     grad_edge = x.new_empty(0)
     if need_edge and edge is not None:
         # Rows that no entry reads keep a zero gradient; every other row is written.
         whole = not edge_is_table and edge_rows == entries
-        grad_edge = (torch.empty if whole else torch.zeros)(edge.shape, dtype=x.dtype)
+        grad_edge = cpu.empty(x, edge.shape)
+        if not whole:
+            grad_edge.zero_()
     if not grad.numel() or not entries:
         return grad_x.zero_().to(dtype), grad_edge.zero_().to(dtype)
     assert cpu.kernels is not None
@@ -317,8 +321,8 @@ def _aggregate_backward(
     if any(r not in ("min", "max") for r in names):
         shift, lds, slope = grad, grad.stride(0), none
         if not simple:
-            shift, lds = x.new_empty(n, width), width
-            slope = x.new_empty(n, width) if "var" in names or "std" in names else none
+            shift, lds = cpu.empty(x, (n, width)), width
+            slope = cpu.empty(x, (n, width)) if "var" in names or "std" in names else none
             cpu.kernels.aggregate_moments(
                 forward[0], code, [REDUCES.index(r) for r in names], n, width, rowptr.data_ptr(),
                 grad.data_ptr(), out.data_ptr(), mean.data_ptr() if mean.numel() else 0,

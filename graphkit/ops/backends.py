@@ -72,7 +72,8 @@ def backend(name: str) -> Iterator[None]:
 
 def current(device: torch.device) -> str:
     """Return what will run ops on ``device``: ``native``, ``triton``, ``torch_scatter`` or ``reference``."""
-    chosen = _chosen.get()
+    # A compiled graph outlives the block that it was traced in, so it takes no notice of the block.
+    chosen = None if torch.compiler.is_compiling() else _chosen.get()
     if chosen in ("torch_scatter", "reference"):
         return chosen
     if device.type == "cpu":

@@ -112,9 +112,9 @@ def _gated(
     gate_src, lds = cpu.rows(gate_src)
     value, ldv = cpu.rows(value)
     edge = None if edge is None else edge.contiguous()
-    out = value.new_empty(n, width)
-    gates = value.new_empty(0) if edge is None else torch.empty_like(edge)
-    sums = value.new_empty((n, width) if keep and normalize else (0,))
+    out = cpu.empty(value, (n, width))
+    gates = value.new_empty(0) if edge is None else cpu.empty(value, edge.shape)
+    sums = cpu.empty(value, (n, width) if keep and normalize else (0,))
     if out.numel():
         assert cpu.kernels is not None
         cpu.kernels.gated_forward(
@@ -176,9 +176,9 @@ def _gated_backward(
     value, ldv = cpu.rows(value)
     grad = grad.contiguous()
     grad_gates = None if grad_gates is None else grad_gates.contiguous()
-    grad_dst = value.new_empty(n, width)
-    grad_src, grad_value = value.new_empty(value.shape), value.new_empty(value.shape)
-    grad_edge = value.new_empty(0) if gates is None else torch.empty_like(gates)
+    grad_dst = cpu.empty(value, (n, width))
+    grad_src, grad_value = cpu.empty(value, value.shape), cpu.empty(value, value.shape)
+    grad_edge = value.new_empty(0) if gates is None else cpu.empty(value, gates.shape)
     entries = col.numel()
     if not width or not entries:
         return grad_dst.zero_(), grad_src.zero_(), grad_value.zero_(), grad_edge.zero_()

@@ -94,6 +94,17 @@ def graph(
     )
 
 
+_HUGE = 8 << 20  # bytes above which page faults cost more than the call that avoids them
+
+
+def empty(like: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    """Return an uninitialised tensor of the dtype of ``like``, in huge pages when it is large."""
+    out = like.new_empty(shape)
+    if kernels is not None and (size := out.numel() * out.element_size()) >= _HUGE:
+        kernels.prefer_huge_pages(out.data_ptr(), size)
+    return out
+
+
 def threads() -> int:
     """How many threads torch would use here."""
     return torch.get_num_threads()

@@ -77,9 +77,10 @@ class AggregateBackwardKernel {
     C *__restrict sum = scratch;
     C *__restrict dm = scratch + 5 * stride_;
     for (int64_t k = entries.begin; k < entries.end; ++k) {
-      if (k + 8 < entries.end) {
-        shift_.prefetch(messages_.col[k + 8]);
-        messages_.prefetch_edge(k + 8, entries.end);
+      if (k + prefetch_distance < a_.graph.num_entries) {
+        shift_.prefetch(messages_.col[k + prefetch_distance]);
+        if (slope_) slope_.prefetch(messages_.col[k + prefetch_distance]);
+        messages_.prefetch_edge(k + prefetch_distance);
       }
       const int64_t i = messages_.col.checked(k, a_.graph.num_cols, Fault::col, fault_);
       const int64_t e = messages_.fetch_edge(k, entry, scratch + 2 * stride_, fault_);

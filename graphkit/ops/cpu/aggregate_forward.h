@@ -88,7 +88,7 @@ class AggregateForwardKernel {
     std::fill(s.arg_high, s.arg_high + width_, -1);
     const bool with_moments = moments_ || sums_;
     for (int64_t k = entries.begin; k < entries.end; ++k) {
-      messages_.prefetch(k + 8, entries.end);
+      messages_.prefetch(k + prefetch_distance);
       if (!messages_.fetch(k, entry, s.scratch, fault_)) return;
       const C *m = entry.x;
       if (messages_.kind != Message::copy) {
@@ -116,7 +116,7 @@ class AggregateForwardKernel {
       Entry<C> e[4];
       int64_t k = entries.begin;
       for (; k + 4 <= entries.end; k += 4) {  // a quarter of the traffic to the running sum
-        for (int n = 0; n < 4; ++n) messages_.prefetch(k + 8 + n, entries.end);
+        for (int n = 0; n < 4; ++n) messages_.prefetch(k + prefetch_distance + n);
         for (int n = 0; n < 4; ++n)
           if (!messages_.fetch(k + n, e[n], s.scratch + 2 * n * stride_, fault_)) return;
         const Entry<C> e0 = e[0], e1 = e[1], e2 = e[2], e3 = e[3];
@@ -126,6 +126,7 @@ class AggregateForwardKernel {
                     (message_value<M>(e2, f) + message_value<M>(e3, f));
       }
       for (; k < entries.end; ++k) {
+        messages_.prefetch(k + prefetch_distance);
         if (!messages_.fetch(k, e[0], s.scratch, fault_)) return;
         const Entry<C> e0 = e[0];
 #pragma GCC ivdep

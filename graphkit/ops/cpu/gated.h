@@ -88,10 +88,10 @@ Fault gated_forward(const GatedForward &a) {
     C *__restrict numerator = sums;
     C *__restrict denominator = sums + width;
     for (int64_t k = range.begin; k < range.end; ++k) {
-      if (k + 6 < range.end) {
-        gate_src.prefetch(col[k + 6]);
-        values.prefetch(col[k + 6]);
-        if (edges) edges.prefetch(eid[k + 6]);
+      if (k + prefetch_distance < a.graph.num_entries) {
+        gate_src.prefetch(col[k + prefetch_distance]);
+        values.prefetch(col[k + prefetch_distance]);
+        if (edges) edges.prefetch(eid[k + prefetch_distance]);
       }
       const int64_t j = col.checked(k, a.graph.num_cols, Fault::col, fault);
       const int64_t e = eid.checked(k, a.graph.num_edge_rows, Fault::eid, fault);
@@ -154,7 +154,7 @@ class GatedBackwardKernel {
       C *__restrict d = row(scratch, 2);
       factors(i, n, d, row(scratch, 3));
       for (int64_t k = range.begin; k < range.end; ++k) {
-        prefetch(k + 6, range.end);
+        prefetch(k + prefetch_distance);
         const int64_t j = col_.checked(k, a_.graph.num_cols, Fault::col, fault_);
         const int64_t e = eid_.checked(k, a_.graph.num_edge_rows, Fault::eid, fault_);
         if (j < 0 || e < 0) return;
@@ -203,11 +203,11 @@ class GatedBackwardKernel {
       C *__restrict n = row(scratch, 2);
       C *__restrict d = row(scratch, 3);
       for (int64_t k = range.begin; k < range.end; ++k) {
-        if (k + 6 < range.end) {
-          grads_.prefetch(col_[k + 6]);
-          if (a_.normalize) denominators_.prefetch(col_[k + 6]);
-          if (gates_) gates_.prefetch(eid_[k + 6]);
-          if (grad_edge_) grad_edge_.prefetch(eid_[k + 6]);
+        if (k + prefetch_distance < a_.graph.num_entries) {
+          grads_.prefetch(col_[k + prefetch_distance]);
+          if (a_.normalize) denominators_.prefetch(col_[k + prefetch_distance]);
+          if (gates_) gates_.prefetch(eid_[k + prefetch_distance]);
+          if (grad_edge_) grad_edge_.prefetch(eid_[k + prefetch_distance]);
         }
         const int64_t i = col_.checked(k, a_.graph.num_cols, Fault::col, fault_);
         const int64_t e = eid_.checked(k, a_.graph.num_edge_rows, Fault::eid, fault_);
@@ -247,8 +247,8 @@ class GatedBackwardKernel {
   C *row(C *scratch, int64_t index) const { return scratch + index * width_; }
   static C through_gate(C ds, C s) { return ds * s * (C(1) - s); }
 
-  void prefetch(int64_t k, int64_t end) const {
-    if (k >= end) return;
+  void prefetch(int64_t k) const {
+    if (k >= a_.graph.num_entries) return;
     values_.prefetch(col_[k]);
     if (gates_) gates_.prefetch(eid_[k]);
     if (outer_) outer_.prefetch(eid_[k]);

@@ -98,13 +98,14 @@ class Messages {
     return e;
   }
 
-  void prefetch(int64_t k, int64_t end) const {
-    if (k >= end) return;
+  // Looks past the end of the row: most rows are shorter than the distance worth prefetching.
+  void prefetch(int64_t k) const {
+    if (k >= graph_.num_entries) return;
     x.prefetch(col[k]);
-    prefetch_edge(k, end);
+    if (has_edge) edge.prefetch(eid[k]);
   }
-  void prefetch_edge(int64_t k, int64_t end) const {
-    if (has_edge && k < end) edge.prefetch(eid[k]);
+  void prefetch_edge(int64_t k) const {
+    if (has_edge && k < graph_.num_entries) edge.prefetch(eid[k]);
   }
 
   const Message kind;

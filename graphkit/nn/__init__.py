@@ -1,0 +1,57 @@
+"""Layers: the message-passing base, convolutions, virtual nodes, encoders, readouts."""
+
+from graphkit.nn.encoders import (
+    AtomEncoder,
+    BondEncoder,
+    EmbeddingSum,
+    bond_code,
+    edge_encoder,
+    node_encoder,
+)
+from graphkit.nn.encodings import LapPEEncoder, RWSEEncoder
+from graphkit.nn.gated_gcn_conv import GatedGCNConv
+from graphkit.nn.gcn2_conv import GCN2Conv
+from graphkit.nn.gcn_conv import GCNConv, gcn_norm
+from graphkit.nn.gin_conv import GINConv, GINEConv
+from graphkit.nn.message_passing import MessagePassing
+from graphkit.nn.ogb_conv import OGBGCNConv, OGBGINConv
+from graphkit.nn.pooling import (
+    batch_segments,
+    broadcast,
+    global_add_pool,
+    global_max_pool,
+    global_mean_pool,
+    pool,
+)
+from graphkit.nn.sage_conv import SAGEConv
+from graphkit.nn.virtual_node import DeepSetsVN, VirtualNode, append_virtual_nodes
+
+__all__ = [
+    "AtomEncoder",
+    "BondEncoder",
+    "DeepSetsVN",
+    "EmbeddingSum",
+    "GCN2Conv",
+    "GCNConv",
+    "GINConv",
+    "GINEConv",
+    "GatedGCNConv",
+    "LapPEEncoder",
+    "MessagePassing",
+    "OGBGCNConv",
+    "OGBGINConv",
+    "RWSEEncoder",
+    "SAGEConv",
+    "VirtualNode",
+    "append_virtual_nodes",
+    "batch_segments",
+    "bond_code",
+    "broadcast",
+    "edge_encoder",
+    "gcn_norm",
+    "global_add_pool",
+    "global_max_pool",
+    "global_mean_pool",
+    "node_encoder",
+    "pool",
+]
