@@ -217,12 +217,13 @@ def sort_arrays(
         rowptr = torch.zeros(num_rows + 1, dtype=dtype, device=key.device)
         rowptr[1:] = torch.cumsum(counts, 0)
         return rowptr, other[perm].to(dtype), perm.to(dtype)
-    key, other = key.contiguous(), other.contiguous()
+    key, other = key.contiguous(), other.to(key.dtype).contiguous()
     rowptr = torch.empty(num_rows + 1, dtype=dtype)
     col, perm = torch.empty(entries, dtype=dtype), torch.empty(entries, dtype=dtype)
     cpu.kernels.sort_edges(
-        key.element_size() * 8, rowptr.element_size() * 8, entries, num_rows, key.data_ptr(),
-        other.data_ptr(), rowptr.data_ptr(), col.data_ptr(), perm.data_ptr(), cpu.threads(),
+        key.element_size() * 8, rowptr.element_size() * 8, entries, num_rows, num_cols,
+        key.data_ptr(), other.data_ptr(), rowptr.data_ptr(), col.data_ptr(), perm.data_ptr(),
+        cpu.threads(),
     )  # fmt: skip
     return rowptr, col, perm
 

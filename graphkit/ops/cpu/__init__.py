@@ -13,6 +13,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from graphkit.errors import InputError
+
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 kernels: ModuleType | None = None
@@ -77,11 +79,28 @@ def rows(tensor: Tensor) -> tuple[Tensor, int]:
     return tensor, tensor.size(-1)
 
 
+_INDEX = (torch.int32, torch.int64)
+
+
+def _seen(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {list(tensor.shape)}, strides {list(tensor.stride())}"
+
+
 def graph(
     rowptr: Tensor, col: Tensor | None, eid: Tensor | None, num_cols: int, num_edge_rows: int
 ) -> tuple[int, int, int, int, int, int, int, int]:
-    """Describe a CSR to the kernels: index width, sizes and addresses."""
+    """Describe a CSR to the kernels: index width, sizes and addresses.
+
+    The kernels check every value they use, but they must be able to trust lengths and layouts.
+    """
     entries = col.numel() if col is not None else num_cols
+    if rowptr.dtype not in _INDEX or not rowptr.is_contiguous() or not rowptr.numel():
+        raise InputError(f"rowptr: {_seen(rowptr)}, wanted contiguous [num_rows + 1] int32 or int64")
+    for name, index in (("col", col), ("eid", eid)):
+        if index is not None and (
+            index.dtype != rowptr.dtype or index.numel() != entries or not index.is_contiguous()
+        ):
+            raise InputError(f"{name}: {_seen(index)}, wanted contiguous [{entries}] {rowptr.dtype}")
     return (
         rowptr.element_size() * 8,
         rowptr.numel() - 1,

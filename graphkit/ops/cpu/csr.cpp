@@ -16,16 +16,23 @@ int chunks_for(int64_t entries, int threads) {
 }
 
 // Sort entries 0..n-1 by key(k): rowptr gets the row starts, and place(k, slot) is called for each.
+// A key outside 0..rows-1 is reported, and nothing is placed.
 template <class I, class Key, class Place>
-void counting_sort(int64_t n, int64_t rows, I *rowptr, int threads, Key key, Place place) {
+Fault counting_sort(int64_t n, int64_t rows, I *rowptr, int threads, Key key, Place place) {
   const int chunks = chunks_for(n, threads);
   std::vector<int64_t> next(size_t(rows) * size_t(chunks), 0);
   const auto begin = [&](int c) { return n * c / chunks; };
+  FaultFlag fault;
 #pragma omp parallel for num_threads(chunks) schedule(static, 1) if (chunks > 1)
   for (int c = 0; c < chunks; ++c) {
     int64_t *count = next.data() + int64_t(c) * rows;
-    for (int64_t k = begin(c); k < begin(c + 1); ++k) ++count[key(k)];
+    for (int64_t k = begin(c); k < begin(c + 1); ++k) {
+      const int64_t row = key(k);
+      if (__builtin_expect(uint64_t(row) >= uint64_t(rows), 0)) fault.raise(Fault::key, k, row);
+      else ++count[row];
+    }
   }
+  if (fault.result().kind != Fault::none) return fault.result();
   int64_t total = 0;
   for (int64_t r = 0; r < rows; ++r) {
     rowptr[r] = I(total);
@@ -42,19 +49,25 @@ void counting_sort(int64_t n, int64_t rows, I *rowptr, int threads, Key key, Pla
     int64_t *slot = next.data() + int64_t(c) * rows;
     for (int64_t k = begin(c); k < begin(c + 1); ++k) place(k, slot[key(k)]++);
   }
+  return {};
 }
 
 template <class In, class Out>
-void sort_edges_as(const SortEdges &a) {
+Fault sort_edges_as(const SortEdges &a) {
   const In *key = static_cast<const In *>(a.key), *other = static_cast<const In *>(a.other);
   Out *col = static_cast<Out *>(a.col), *perm = static_cast<Out *>(a.perm);
-  counting_sort(
+  FaultFlag narrowed;  // a source that does not fit must not be cut down to one that does
+  const Fault fault = counting_sort(
       a.num_entries, a.num_rows, static_cast<Out *>(a.rowptr), a.threads,
       [=](int64_t k) { return int64_t(key[k]); },
-      [=](int64_t k, int64_t slot) {
-        col[slot] = Out(other[k]);
+      [=, &narrowed](int64_t k, int64_t slot) {
+        const int64_t source = int64_t(other[k]);
+        if (__builtin_expect(uint64_t(source) >= uint64_t(a.num_cols), 0))
+          narrowed.raise(Fault::col, k, source);
+        col[slot] = Out(source);
         perm[slot] = Out(k);
       });
+  return fault.kind != Fault::none ? fault : narrowed.result();
 }
 
 template <class I>
@@ -78,14 +91,13 @@ Fault transpose_as(const TransposeCSR &a) {
     }
   if (fault.result().kind != Fault::none) return fault.result();
   I *col_t = static_cast<I *>(a.col_t), *eid_t = static_cast<I *>(a.eid_t);
-  counting_sort(
+  return counting_sort(
       a.num_entries, a.num_cols, static_cast<I *>(a.rowptr_t), a.threads,
       [=](int64_t k) { return int64_t(col[k]); },
       [&](int64_t k, int64_t slot) {
         col_t[slot] = row_of[size_t(k)];
         eid_t[slot] = eid ? eid[k] : I(k);
       });
-  return {};
 }
 
 template <class I>
@@ -123,11 +135,10 @@ IndexRange index_range(const void *index, int bits, int64_t n, int threads) {
                     : range_of(static_cast<const int64_t *>(index), n, threads);
 }
 
-void sort_edges(const SortEdges &a) {
+Fault sort_edges(const SortEdges &a) {
   if (a.in_bits == 32)
-    a.out_bits == 32 ? sort_edges_as<int32_t, int32_t>(a) : sort_edges_as<int32_t, int64_t>(a);
-  else
-    a.out_bits == 32 ? sort_edges_as<int64_t, int32_t>(a) : sort_edges_as<int64_t, int64_t>(a);
+    return a.out_bits == 32 ? sort_edges_as<int32_t, int32_t>(a) : sort_edges_as<int32_t, int64_t>(a);
+  return a.out_bits == 32 ? sort_edges_as<int64_t, int32_t>(a) : sort_edges_as<int64_t, int64_t>(a);
 }
 
 Fault transpose_csr(const TransposeCSR &a) {

@@ -14,7 +14,7 @@ constexpr int max_reduces = 6;
 
 // A corrupt index met on the way: the kernel stops touching memory for it and reports it.
 struct Fault {
-  enum Kind : int { none = 0, rowptr = 1, col = 2, eid = 3 };
+  enum Kind : int { none = 0, rowptr = 1, col = 2, eid = 3, key = 4 };
   int kind = none;
   int64_t position = 0;
   int64_t value = 0;
@@ -148,9 +148,9 @@ struct GatedBackward {
 struct SortEdges {
   int in_bits;           // 32 or 64: type of key and other
   int out_bits;          // 32 or 64: type of rowptr, col, perm
-  int64_t num_entries, num_rows;
-  const void *key;       // [entries], in [0, num_rows): checked by index_range first
-  const void *other;     // [entries]
+  int64_t num_entries, num_rows, num_cols;
+  const void *key;       // [entries], in [0, num_rows)
+  const void *other;     // [entries], in [0, num_cols)
   void *rowptr;          // [num_rows + 1]
   void *col;             // [entries]
   void *perm;            // [entries]
@@ -188,7 +188,7 @@ extern const Kernels kernels_avx512;
 #endif
 
 IndexRange index_range(const void *index, int bits, int64_t n, int threads);
-void sort_edges(const SortEdges &);
+Fault sort_edges(const SortEdges &);
 Fault transpose_csr(const TransposeCSR &);
 
 }  // namespace graphkit

@@ -62,6 +62,8 @@ void check(const Fault &fault, const Graph &g) {
   if (fault.kind == Fault::none) return;
   const std::string at_entry = " at entry " + std::to_string(fault.position) + " is " +
                                std::to_string(fault.value) + ", wanted ";
+  if (fault.kind == Fault::key)
+    throw nb::index_error(("key" + at_entry + "0.." + std::to_string(g.num_rows - 1)).c_str());
   if (fault.kind == Fault::col)
     throw nb::index_error(("col" + at_entry + "0.." + std::to_string(g.num_cols - 1)).c_str());
   if (fault.kind == Fault::eid)
@@ -208,11 +210,19 @@ std::tuple<int64_t, int64_t, int64_t, int64_t, bool> range_of(Address index, int
   return {r.min, r.max, r.argmin, r.argmax, r.sorted};
 }
 
-void sort_edge_index(int in_bits, int out_bits, int64_t entries, int64_t rows, Address key,
-                     Address other, Address rowptr, Address col, Address perm, int threads) {
-  nb::gil_scoped_release release;
-  sort_edges({in_bits, out_bits, entries, rows, at(key), at(other), at(rowptr), at(col), at(perm),
-              threads});
+void sort_edge_index(int in_bits, int out_bits, int64_t entries, int64_t rows, int64_t cols,
+                     Address key, Address other, Address rowptr, Address col, Address perm,
+                     int threads) {
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = sort_edges({in_bits, out_bits, entries, rows, cols, at(key), at(other), at(rowptr),
+                        at(col), at(perm), threads});
+  }
+  Graph g{};
+  g.num_rows = rows;
+  g.num_cols = cols;
+  check(fault, g);
 }
 
 void transpose(GraphTuple graph, Address rowptr_t, Address col_t, Address eid_t, int threads) {
