@@ -403,3 +403,17 @@ def _backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
 
 
 _aggregate.register_autograd(_backward, setup_context=_setup_context)
+
+
+@_aggregate.register_kernel("cuda")
+def _(x, edge, rowptr, col, eid, _rowptr_t, _col_t, _eid_t, message, reduces, _is_table, keep):  # type: ignore[no-untyped-def]
+    from graphkit.ops.triton.aggregate import aggregate_forward  # only where there is a GPU
+
+    return aggregate_forward(x, edge, rowptr, col, eid, message, reduces, keep)
+
+
+@_aggregate_backward.register_kernel("cuda")
+def _(*arguments):  # type: ignore[no-untyped-def]
+    from graphkit.ops.triton.aggregate_backward import aggregate_backward
+
+    return aggregate_backward(*arguments)

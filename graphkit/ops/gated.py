@@ -244,3 +244,19 @@ def _backward(ctx, grad, grad_gates, _):  # type: ignore[no-untyped-def]
 
 
 _gated.register_autograd(_backward, setup_context=_setup_context)
+
+
+@_gated.register_kernel("cuda")
+def _(  # type: ignore[no-untyped-def]
+    gate_dst, gate_src, value, edge, rowptr, col, eid, _rowptr_t, _col_t, _eid_t, normalize, eps, keep
+):
+    from graphkit.ops.triton.gated import gated_forward  # only where there is a GPU
+
+    return gated_forward(gate_dst, gate_src, value, edge, rowptr, col, eid, normalize, eps, keep)
+
+
+@_gated_backward.register_kernel("cuda")
+def _(*arguments):  # type: ignore[no-untyped-def]
+    from graphkit.ops.triton.gated import gated_backward
+
+    return gated_backward(*arguments)
