@@ -13,6 +13,7 @@ from graphkit.errors import InputError, nearest
 from graphkit.models.registry import register_model
 from graphkit.nn.encoders import bond_code, edge_encoder, node_encoder
 from graphkit.nn.encodings import LapPEEncoder, RWSEEncoder
+from graphkit.nn.l2_normalize import l2_normalize
 from graphkit.nn.mpnn_layer import Edges, MPNNLayer, activation, make_norm
 from graphkit.nn.pooling import batch_segments, broadcast, pool
 from graphkit.nn.virtual_node import DeepSetsVN, VirtualNode, append_virtual_nodes
@@ -188,7 +189,7 @@ class MPNNVN(nn.Module):
             h = out
             states.append(h)
         if self.conv == "lrgb_gcn":
-            h = states[-1] = F.normalize(h, dim=-1)
+            h = states[-1] = l2_normalize(h)
         return torch.stack(states).sum(0) if self.jk == "sum" else h
 
     def _readout(self, h: Tensor, segments: CSR, num_real: int | None) -> Tensor:
@@ -342,7 +343,7 @@ class GraphGymHead(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         for linear in list(self.linears)[:-1]:
-            h = F.normalize(torch.relu(linear(h)), dim=-1)
+            h = l2_normalize(torch.relu(linear(h)))
         return self.linears[-1](h)
 
 

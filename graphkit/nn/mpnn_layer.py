@@ -14,6 +14,7 @@ from graphkit.errors import InputError, nearest
 from graphkit.nn.gated_gcn_conv import GatedGCNConv
 from graphkit.nn.gcn2_conv import GCN2Conv
 from graphkit.nn.gcn_conv import GCNConv
+from graphkit.nn.l2_normalize import l2_normalize
 from graphkit.nn.ogb_conv import OGBGCNConv, OGBGINConv
 from graphkit.ops import CSR
 
@@ -126,7 +127,7 @@ class MPNNLayer(nn.Module):
         if self.kind == "lrgb_gcn":
             # GraphGym normalises every layer's rows by default, and the figures need it.
             out = act(self._drop(self.norm(out)))
-            return F.normalize(out, dim=-1)
+            return l2_normalize(out)
         out = self.norm(out)
         if not (self.last and self.kind.startswith("ogb")):
             out = act(out)

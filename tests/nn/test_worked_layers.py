@@ -16,6 +16,7 @@ from graphkit.nn import (
     RWSEEncoder,
     bond_code,
 )
+from graphkit.nn.l2_normalize import l2_normalize
 from graphkit.ops import CSR
 
 PATH = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
@@ -116,3 +117,16 @@ def test_lappe_ignores_padding_and_flips_signs_in_training_only() -> None:
 def test_rwse_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(InputError, match=r"rwse: shape \[3, 8\], wanted \[N, 16\]"):
         RWSEEncoder(16, 4)(torch.rand(3, 8))
+
+
+def test_l2_normalize_equals_torchs_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 5, dtype=torch.float64)
+    ours, theirs = l2_normalize(x), torch.nn.functional.normalize(x, dim=-1)
+    torch.testing.assert_close(ours, theirs)
+    for out in (ours, theirs):
+        (out * weight).sum().backward()
+    again = torch.autograd.grad((l2_normalize(x) * weight).sum(), x)[0]
+    torch.testing.assert_close(x.grad, 2 * again)
+    assert torch.autograd.gradcheck(l2_normalize, (x,))
