@@ -1,5 +1,8 @@
 """aggregate on the GPU: all reduces of a row in one pass over its entries."""
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, var-annotated"
+# (Triton compiles the kernels from their source; Python types do not describe them.)
+
 from __future__ import annotations
 
 from typing import Any
@@ -255,13 +258,13 @@ def aggregate_forward(
             **cutting, **options,
         )  # fmt: skip
         if cut is not None:
-            partial = x.new_empty(4, cut.count, width, dtype=hubs.wide(x.dtype))
-            args = low.new_empty(2, cut.count, width)
-            _forward[(cut.count, blocks)](
-                *graph, *cut, *results, partial, args, *sizes, cut.count, PIECES=True,
+            partial = x.new_empty(4, cut.total, width, dtype=hubs.wide(x.dtype))
+            args = low.new_empty(2, cut.total, width)
+            _forward[(cut.total, blocks)](
+                *graph, *cut, *results, partial, args, *sizes, cut.total, PIECES=True,
                 **cutting, **options,
             )  # fmt: skip
             _combine[(cut.rows.numel(), blocks)](
-                *graph, cut.rows, cut.start, *results, partial, args, *sizes, cut.count, **options
+                *graph, cut.rows, cut.start, *results, partial, args, *sizes, cut.total, **options
             )
     return out, mean, low, high

@@ -1,5 +1,8 @@
 """Gradients of aggregate on the GPU: sources pull from their destinations, so nothing is atomic."""
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, var-annotated"
+# (Triton compiles the kernels from their source; Python types do not describe them.)
+
 from __future__ import annotations
 
 from typing import Any
@@ -80,9 +83,7 @@ def _message_gradient(
 
 
 @triton.jit
-def _lanes(
-    width, per_head, heads, parts, GROUP: tl.constexpr, PER: tl.constexpr
-):
+def _lanes(width, per_head, heads, parts, GROUP: tl.constexpr, PER: tl.constexpr):
     """Features of a program: ``GROUP`` heads, of each of them one part of ``PER`` features."""
     part = tl.program_id(1) % parts
     first_head = tl.program_id(1) // parts * GROUP
@@ -265,7 +266,7 @@ def aggregate_backward(
         weights = grad_edge
         if need_edge and parts > 1 and message == "scale":
             weights = grad_edge.new_empty(*grad_edge.shape, parts, dtype=wide)
-        if need_edge and matrix is not None and matrix.size(0) != (-1 if edge_is_table else entries):
+        if matrix is not None and (edge_is_table or matrix.size(0) != entries):
             weights.zero_()  # rows that no entry reads
         by_entry = weights if need_edge and not edge_is_table else None
         if need_x or by_entry is not None:
@@ -282,8 +283,8 @@ def aggregate_backward(
                 PIECES=False, LIMIT=hubs.LIMIT, **options,
             )  # fmt: skip
             if cut is not None:
-                partial = x.new_empty(cut.count, width, dtype=wide) if need_x else None
-                _pull[(cut.count, blocks)](
+                partial = x.new_empty(cut.total, width, dtype=wide) if need_x else None
+                _pull[(cut.total, blocks)](
                     *graph, *cut, rowptr, *received, partial, by_entry, *sizes,
                     PIECES=True, LIMIT=hubs.LIMIT, **options,
                 )  # fmt: skip
@@ -293,8 +294,8 @@ def aggregate_backward(
             assert eid is not None
             order = table_order(rowptr, eid, matrix.size(0))
             columns = weights.numel() // matrix.size(0)
-            partial = x.new_empty(order.pieces.count, columns, dtype=wide)
-            _table[(order.pieces.count, blocks)](
+            partial = x.new_empty(order.pieces.total, columns, dtype=wide)
+            _table[(order.pieces.total, blocks)](
                 rows_x, matrix, rowptr, col, order.ptr, order.entry, order.row, *order.pieces,
                 *received, partial, *sizes, **options,
             )  # fmt: skip

@@ -1,5 +1,8 @@
 """gated_aggregate on the GPU: one sweep forward, one per destination and one per source back."""
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, var-annotated"
+# (Triton compiles the kernels from their source; Python types do not describe them.)
+
 from __future__ import annotations
 
 from typing import Any
@@ -21,7 +24,9 @@ def _sigmoid(x):
 
 
 @triton.jit
-def _store_sums(row, above, below, out, sums, f, mask, width, NORMALIZE: tl.constexpr, EPS: tl.constexpr):
+def _store_sums(
+    row, above, below, out, sums, f, mask, width, NORMALIZE: tl.constexpr, EPS: tl.constexpr
+):
     if NORMALIZE:
         above = above / (below + EPS)
     tl.store(out + row * width + f, above, mask=mask)
@@ -244,8 +249,8 @@ def gated_forward(
             **cutting, **options,
         )  # fmt: skip
         if cut is not None:
-            parts = value.new_empty(2, cut.count, width, dtype=hubs.wide(value.dtype))
-            _forward[(cut.count, blocks)](
+            parts = value.new_empty(2, cut.total, width, dtype=hubs.wide(value.dtype))
+            _forward[(cut.total, blocks)](
                 *inputs, *cut, out, gates, kept, parts[0], parts[1], *sizes, PIECES=True,
                 **cutting, **options,
             )  # fmt: skip
@@ -298,8 +303,8 @@ def gated_backward(
         )  # fmt: skip
         cut = hubs.cut(rowptr, entries)
         if cut is not None:
-            part = value.new_empty(cut.count, width, dtype=wide)
-            _destinations[(cut.count, blocks)](
+            part = value.new_empty(cut.total, width, dtype=wide)
+            _destinations[(cut.total, blocks)](
                 *inputs, rowptr, col, eid, *cut, grad, grad_gates, out, sums, by_edge, part,
                 *sizes, PIECES=True, **options,
             )  # fmt: skip
@@ -311,8 +316,8 @@ def gated_backward(
         )  # fmt: skip
         cut = hubs.cut(rowptr_t, entries)
         if cut is not None:
-            parts = value.new_empty(2, cut.count, width, dtype=wide)
-            _sources[(cut.count, blocks)](
+            parts = value.new_empty(2, cut.total, width, dtype=wide)
+            _sources[(cut.total, blocks)](
                 *inputs, rowptr_t, col_t, eid_t, *cut, grad, out, sums, by_edge, parts[0],
                 parts[1], *sizes, PIECES=True, **options,
             )  # fmt: skip

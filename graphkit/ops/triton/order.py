@@ -1,4 +1,6 @@
-"""Which entry of one view of the graph is which of another: what pull kernels need instead of atomics."""
+"""Which entry of one view of the graph is which of another: what pulling needs, not atomics."""
+
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -69,8 +71,11 @@ def forward_positions(
     if eid is None and eid_t is None:
         entry = counted
     elif by_edge and not edge_is_table:
-        entry = counted if eid is None else torch.empty_like(counted).scatter_(0, eid.long(), counted)
-        entry = entry if eid_t is None else entry[eid_t.long()]
+        entry = counted
+        if eid is not None:
+            entry = torch.empty_like(counted).scatter_(0, eid.long(), counted)
+        if eid_t is not None:
+            entry = entry[eid_t.long()]
     else:
         row, source = row_of_entry(rowptr, entries), row_of_entry(rowptr_t, entries)
         there = _by_ends(col.long(), row, eid if by_edge else None, rowptr.numel() - 1)

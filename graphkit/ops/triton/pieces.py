@@ -3,6 +3,9 @@
 The cut depends on the graph alone, so results do not depend on how a kernel was launched.
 """
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, var-annotated"
+# (Triton compiles the kernels from their source; Python types do not describe them.)
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -28,7 +31,7 @@ class Pieces(NamedTuple):
     owner: Tensor
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         return self.owner.numel()
 
 
@@ -105,7 +108,7 @@ def _fold(
 
 
 def fold(partial: Tensor, start: Tensor, rows: Tensor | None, out: Tensor) -> None:
-    """``out[rows[h]] = sum(partial[start[h]:start[h+1]])`` in order; ``out`` has contiguous rows."""
+    """``out[rows[h]] = sum(partial[start[h]:start[h+1]])`` in order, into contiguous rows."""
     width = partial.size(1)
     block = block_size(width)
     grid = (start.numel() - 1, triton.cdiv(width, block))

@@ -1,0 +1,82 @@
+"""The kernels compile for GPUs that this machine need not have: Triton brings its own assembler."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+class Absent:  # stands in for the driver of a GPU: enough to compile, not to launch
+    def get_current_target(self): return GPUTarget("cuda", int(sys.argv[1]), 32)
+    def get_current_device(self): return 0
+    def get_current_stream(self, device): return 0
+    def get_active_torch_device(self): return torch.device("cpu")
+
+driver.set_active(Absent())
+run = JITFunction.run
+compiled = []
+
+def compile_only(self, *args, grid, warmup, **kwargs):
+    kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+    compiled.append((self.__name__, kernel.asm["ptx"]))
+
+JITFunction.run = compile_only
+
+from graphkit.ops import CSR
+from graphkit.ops.triton import pieces
+from graphkit.ops.triton.aggregate import aggregate_forward
+from graphkit.ops.triton.aggregate_backward import aggregate_backward
+from graphkit.ops.triton.gated import gated_backward, gated_forward
+
+pieces.LIMIT, pieces.PIECE = 8, 4
+pair = torch.arange(80).view(2, 40) % 9
+pair[:, :15] = 3
+csr = CSR.from_edge_index(pair, num_nodes=9)
+back = csr.transpose()
+structure = (csr.rowptr, csr.col, csr.eid)
+both = (*structure, back.rowptr, back.col, back.eid)
+
+def aggregate(message, reduces, x, edge):
+    out, *rest = aggregate_forward(x, edge, *structure, message, reduces, True)
+    for table in {False, message == "scale"}:
+        aggregate_backward(
+            out, x, edge, *both, message, reduces, table, out, *rest, True, edge is not None
+        )
+
+aggregate("copy", "sum", torch.ones(9, 64), None)
+aggregate("add_relu", "sum,mean,min,max,var,std", torch.ones(9, 70), torch.ones(40, 70))
+aggregate("scale", "mean,max", torch.ones(9, 12).bfloat16(), torch.ones(40, 4).bfloat16())
+aggregate("mul", "std", torch.ones(9, 1).double(), torch.ones(40, 1).double())
+x, e = torch.ones(9, 64), torch.ones(40, 64)
+out, gates, sums = gated_forward(x, x, x, e, *structure, True, 1e-6, True)
+gated_backward(out, gates, x, x, x, gates, *both, True, 1e-6, out, sums)
+out, _, sums = gated_forward(x, x, x, None, *structure, True, 1e-6, True)
+gated_backward(out, None, x, x, x, None, *both, True, 1e-6, out, sums)
+print("\\n".join(f"{name} {'atom.' in ptx or 'red.global' in ptx}" for name, ptx in compiled))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_kernels_compile_without_atomics(capability, tmp_path):
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, capability], cwd=Path(__file__).parents[2],
+        env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    seen = [line.split() for line in done.stdout.splitlines()]
+    names = {name for name, _ in seen}
+    assert {"_forward", "_combine", "_pull", "_table", "_fold", "_moments"} <= names
+    assert {"_destinations", "_sources"} <= names
+    assert all(atomics == "False" for _, atomics in seen)
