@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from graphkit.ops.csr import CSR
 MESSAGES = ("copy", "scale", "mul", "add", "add_relu")
 REDUCES = ("sum", "mean", "min", "max", "var", "std")
 _NARROW = (torch.float16, torch.bfloat16)
+_INT32_MAX = 2**31 - 1
+_RECENT = 4  # lookups remembered per graph; more would hold on to every step's
 _DTYPES = (torch.float32, torch.float64, *_NARROW)
 
 
@@ -74,6 +77,8 @@ def aggregate(
     _check(csr, x, edge, lookup, message, reduces)
     name = backends.current(x.device)
     if name in ("reference", "torch_scatter"):
+        if lookup is not None and edge is not None:
+            _through(csr, lookup, False, edge.size(0))  # for its check
         out = reference.aggregate(
             csr, x, edge, lookup=lookup, message=message, reduces=reduces,
             scatter="torch_scatter" if name == "torch_scatter" else "torch",
@@ -86,8 +91,8 @@ def aggregate(
         transposed = csr.transpose() if needs_grad else None
         if transposed is not None:
             rowptr_t, col_t, eid_t = transposed.rowptr, transposed.col, transposed.eid
-        if lookup is not None:
-            eid, eid_t = _through(csr, lookup, needs_grad)
+        if lookup is not None and edge is not None:
+            eid, eid_t = _through(csr, lookup, needs_grad, edge.size(0))
         out = _aggregate(
             x, edge, csr.rowptr, csr.col, eid, rowptr_t, col_t, eid_t, message,
             ",".join(reduces), lookup is not None, needs_grad,
@@ -117,21 +122,48 @@ def segment(x: Tensor, ptr: Tensor | CSR, reduce: str | Sequence[str] = "sum") -
     return aggregate(csr, x, reduce=reduce)
 
 
-def _through(csr: CSR, lookup: Tensor, transposed: bool) -> tuple[Tensor, Tensor | None]:
+class _Composed(NamedTuple):
+    """What one lookup of a graph comes to: its range, and entry -> edge -> table row both ways."""
+
+    lookup: Tensor  # kept alive, so that identity is a safe key
+    version: int
+    low: int
+    high: int
+    forward: Tensor
+    backward: Tensor | None
+
+
+def _through(
+    csr: CSR, lookup: Tensor, transposed: bool, table_rows: int = _INT32_MAX
+) -> tuple[Tensor, Tensor | None]:
     """Compose entry -> edge -> table row, remembered with the CSR (all layers share a lookup)."""
-    key = ("lookup", id(lookup), lookup._version if not lookup.is_inference() else 0)
-    kept = csr.derived.get(key)
-    if not isinstance(kept, tuple) or (transposed and kept[2] is None):
-        table = lookup.to(csr.col.dtype)
-        forward = table if csr.eid is None else table[csr.eid]
-        back = None
-        if transposed:
-            eid_t = csr.transpose().eid
-            back = table if eid_t is None else table[eid_t]
-        kept = (lookup, forward, back)  # holding `lookup` keeps its id from being reused
-        if not torch.compiler.is_compiling():
-            csr.derived[key] = kept
-    return kept[1], kept[2]
+    if torch.compiler.is_compiling():
+        return _compose(csr, lookup, transposed)
+    version = 0 if lookup.is_inference() else lookup._version
+    recent: list[_Composed] = csr.derived.setdefault("lookups", [])  # type: ignore[assignment]
+    kept = next((c for c in recent if c.lookup is lookup and c.version == version), None)
+    if kept is None or (transposed and kept.backward is None):
+        low, high = (int(v) for v in torch.aminmax(lookup)) if lookup.numel() else (0, -1)
+        recent[:] = [c for c in recent if c is not kept]
+        kept = _Composed(lookup, version, low, high, *_compose(csr, lookup, transposed))
+        recent.append(kept)
+        del recent[:-_RECENT]
+    if kept.low < 0 or kept.high >= table_rows:
+        value = kept.low if kept.low < 0 else kept.high
+        place = int((lookup == value).nonzero()[0])
+        raise InputError(f"lookup: {value} at edge {place}, wanted 0..{table_rows - 1}")
+    return kept.forward, kept.backward
+
+
+def _compose(csr: CSR, lookup: Tensor, transposed: bool) -> tuple[Tensor, Tensor | None]:
+    # What does not fit into the narrower type must stay out of range, not wrap around into it.
+    bounds = torch.iinfo(csr.col.dtype)
+    table = lookup if lookup.dtype == csr.col.dtype else lookup.clamp(-1, bounds.max).to(csr.col.dtype)
+    forward = table.contiguous() if csr.eid is None else table[csr.eid]
+    if not transposed:
+        return forward, None
+    eid_t = csr.transpose().eid
+    return forward, table.contiguous() if eid_t is None else table[eid_t]
 
 
 def _check(
@@ -215,6 +247,7 @@ def _aggregate(
     n, width = rowptr.numel() - 1, x.size(1)
     x, ldx = cpu.rows(x)
     edge, lde = _edge_rows(edge, message)
+    graph = cpu.graph(rowptr, col, eid, x.size(0), edge.size(0) if edge is not None else 0)
     out = cpu.empty(x, (n, len(names), width))
     kept = (n, width) if keep else (0,)
     mean = cpu.empty(x, kept if "var" in names or "std" in names else (0,))
@@ -222,10 +255,8 @@ def _aggregate(
     high = torch.empty(kept if "max" in names else (0,), dtype=torch.int32)
     if out.numel():
         assert cpu.kernels is not None
-        edge_rows = edge.size(0) if edge is not None else 0
         cpu.kernels.aggregate_forward(
-            cpu.graph(rowptr, col, eid, x.size(0), edge_rows), cpu.DTYPES[x.dtype],
-            MESSAGES.index(message), [REDUCES.index(r) for r in names], width,
+            graph, cpu.DTYPES[x.dtype], MESSAGES.index(message), [REDUCES.index(r) for r in names], width,
             _heads(edge, message), x.data_ptr(), ldx, cpu.address(edge), lde, out.data_ptr(),
             mean.data_ptr() if mean.numel() else 0, low.data_ptr() if low.numel() else 0,
             high.data_ptr() if high.numel() else 0, cpu.threads(),
@@ -315,7 +346,7 @@ def _aggregate_backward(
         return grad_x.zero_().to(dtype), grad_edge.zero_().to(dtype)
     assert cpu.kernels is not None
     forward = cpu.graph(rowptr, col, eid, x.size(0), edge_rows)
-    transposed = cpu.graph(rowptr_t, col_t, eid_t, n, edge_rows)
+    transposed = cpu.graph(rowptr_t, col_t, eid_t, n, edge_rows, x.size(0))
     address_x = grad_x.data_ptr() if need_x else 0
     address_edge = grad_edge.data_ptr() if grad_edge.numel() else 0
     if any(r not in ("min", "max") for r in names):
@@ -337,14 +368,14 @@ def _aggregate_backward(
     else:
         grad_x.zero_()
         grad_edge.zero_()
-    for name, winner in (("min", low), ("max", high)):
-        if name in names:
-            column = grad[:, names.index(name)]
-            cpu.kernels.aggregate_winners(
-                forward, code, kind, width, heads, x_address, ldx, cpu.address(edge_2d), lde,
-                column.data_ptr(), column.stride(0), winner.data_ptr(), address_x, address_edge,
-                cpu.threads(),
-            )  # fmt: skip
+    if "min" in names or "max" in names:
+        grad_of = [grad[:, names.index(r)] if r in names else None for r in ("min", "max")]
+        cpu.kernels.aggregate_winners(
+            forward, code, kind, width, heads, x_address, ldx, cpu.address(edge_2d), lde,
+            cpu.address(grad_of[0]), cpu.address(grad_of[1]), grad.stride(0),
+            low.data_ptr() if low.numel() else 0, high.data_ptr() if high.numel() else 0,
+            address_x, address_edge, cpu.threads(),
+        )  # fmt: skip
     return grad_x.to(dtype), grad_edge.to(dtype)
 
 

@@ -78,7 +78,7 @@ def gated_aggregate(
 def _check(
     csr: CSR, gate_dst: Tensor, gate_src: Tensor, value: Tensor, edge: Tensor | None
 ) -> None:
-    width = value.size(-1)
+    width = value.size(-1) if value.dim() else 1
     wanted = {"gate_dst": csr.num_rows, "gate_src": csr.num_cols, "value": csr.num_cols}
     given = {"gate_dst": gate_dst, "gate_src": gate_src, "value": value}
     if edge is not None:
@@ -118,7 +118,7 @@ def _gated(
     if out.numel():
         assert cpu.kernels is not None
         cpu.kernels.gated_forward(
-            cpu.graph(rowptr, col, eid, value.size(0), col.numel()), cpu.DTYPES[value.dtype],
+            cpu.graph(rowptr, col, eid, value.size(0), col.numel(), n), cpu.DTYPES[value.dtype],
             normalize, eps, width, gate_dst.data_ptr(), gate_src.data_ptr(), value.data_ptr(),
             cpu.address(edge), ldd, lds, ldv, out.data_ptr(),
             sums.data_ptr() if sums.numel() else 0, gates.data_ptr() if gates.numel() else 0,
@@ -183,13 +183,14 @@ def _gated_backward(
     if not width or not entries:
         return grad_dst.zero_(), grad_src.zero_(), grad_value.zero_(), grad_edge.zero_()
     assert cpu.kernels is not None
+    scaled = cpu.empty(value, (n, width)) if normalize and gates is not None else None
     cpu.kernels.gated_backward(
-        cpu.graph(rowptr, col, eid, value.size(0), entries),
-        cpu.graph(rowptr_t, col_t, eid_t, n, entries), cpu.DTYPES[value.dtype], normalize, eps,
+        cpu.graph(rowptr, col, eid, value.size(0), entries, n),
+        cpu.graph(rowptr_t, col_t, eid_t, n, entries, value.size(0)), cpu.DTYPES[value.dtype], normalize, eps,
         width, gate_dst.data_ptr(), gate_src.data_ptr(), value.data_ptr(), ldd, lds, ldv,
         cpu.address(gates), out.data_ptr(), sums.data_ptr() if normalize else 0, grad.data_ptr(),
         cpu.address(grad_gates), grad_edge.data_ptr() if gates is not None else 0,
-        grad_dst.data_ptr(), grad_src.data_ptr(), grad_value.data_ptr(), cpu.threads(),
+        cpu.address(scaled), grad_dst.data_ptr(), grad_src.data_ptr(), grad_value.data_ptr(), cpu.threads(),
     )  # fmt: skip
     return grad_dst, grad_src, grad_value, grad_edge
 

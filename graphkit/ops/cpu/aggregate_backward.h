@@ -19,8 +19,9 @@ class AggregateBackwardKernel {
                                               nullptr}),
         messages_(a), shift_(a.shift, a.dtype, a.lds, a.width),
         slope_(a.slope, a.dtype, a.width, a.width),
-        grad_x_(a.grad_x, a.dtype, a.width, a.width),
-        grad_edge_(a.grad_edge, a.dtype, messages_.edge_width, messages_.edge_width),
+        grad_x_(a.grad_x, a.dtype, a.width, a.width, a.graph.num_rows),
+        grad_edge_(a.grad_edge, a.dtype, messages_.edge_width, messages_.edge_width,
+                   a.graph.num_edge_rows),
         width_(a.width), stride_((a.width + 15) / 16 * 16) {}
 
   Fault run() {
@@ -50,6 +51,7 @@ class AggregateBackwardKernel {
           finish(j, scratch.data());
         }
       }
+      stream_fence();
     }
     for (size_t h = 0; h < hubs.size(); ++h)
       hub(hubs[h], tables ? 1 : threads,
@@ -92,38 +94,38 @@ class AggregateBackwardKernel {
         for (int64_t f = 0; f < width_; ++f) sum[f] += shift[f] * factor * slope_of_x<M>(entry, f);
         continue;
       }
-      if constexpr (HasSlope) {
-        const C *slope = slope_.read(i, scratch + 4 * stride_);
+      const C *slope = HasSlope ? slope_.read(i, scratch + 4 * stride_) : nullptr;
+      if (M != Message::copy && M != Message::scale && !messages_.narrow_edge && grad_edge_ && !table) {
+        C *to = grad_edge_.begin_write(e, scratch + 6 * stride_);
 #pragma GCC ivdep
-        for (int64_t f = 0; f < width_; ++f)
-          dm[f] = shift[f] * factor + slope[f] * message_value<M>(entry, f);
-      } else {
-#pragma GCC ivdep
-        for (int64_t f = 0; f < width_; ++f) dm[f] = shift[f] * factor;
+        for (int64_t f = 0; f < width_; ++f) {
+          C g = shift[f] * factor;
+          if constexpr (HasSlope) g += slope[f] * message_value<M>(entry, f);
+          sum[f] += g * slope_of_x<M>(entry, f);
+          to[f] = g * slope_of_edge<M>(entry, f);
+        }
+        grad_edge_.commit(e, to);
+        continue;
       }
-      if (grad_x_) {
 #pragma GCC ivdep
-        for (int64_t f = 0; f < width_; ++f) sum[f] += dm[f] * slope_of_x<M>(entry, f);
+      for (int64_t f = 0; f < width_; ++f) {
+        C g = shift[f] * factor;
+        if constexpr (HasSlope) g += slope[f] * message_value<M>(entry, f);
+        dm[f] = g;
+        sum[f] += g * slope_of_x<M>(entry, f);
       }
       if (M != Message::copy && grad_edge_) {
         C *own = table ? table + e * messages_.edge_width : nullptr;
         if (messages_.narrow_edge) weight_gradient(entry, dm, e, own, scratch + 6 * stride_);
-        else edge_gradient<M>(entry, dm, e, own, scratch + 6 * stride_);
+        else add_to_table<M>(entry, dm, own);
       }
     }
   }
 
   template <Message M>
-  void edge_gradient(const Entry<C> &entry, const C *__restrict dm, int64_t e, C *own, C *scratch) {
-    if (own) {
+  void add_to_table(const Entry<C> &entry, const C *__restrict dm, C *__restrict own) {
 #pragma GCC ivdep
-      for (int64_t f = 0; f < width_; ++f) own[f] += dm[f] * slope_of_edge<M>(entry, f);
-      return;
-    }
-    C *to = grad_edge_.begin_write(e, scratch);
-#pragma GCC ivdep
-    for (int64_t f = 0; f < width_; ++f) to[f] = dm[f] * slope_of_edge<M>(entry, f);
-    grad_edge_.commit(e, to);
+    for (int64_t f = 0; f < width_; ++f) own[f] += dm[f] * slope_of_edge<M>(entry, f);
   }
 
   // d scale / d weight of a head: the dot product of dm and x over its features.
@@ -157,11 +159,14 @@ class AggregateBackwardKernel {
     const int64_t pieces = num_pieces(row), size = stride_ * scratch_rows;
     std::vector<C> scratch(size_t(pieces * size));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
-    for (int64_t p = 0; p < pieces; ++p)
+    for (int64_t p = 0; p < pieces; ++p) {
       accumulate(j, piece(row, p), scratch.data() + p * size, table);
+      stream_fence();
+    }
     for (int64_t p = 1; p < pieces; ++p)
       for (int64_t f = 0; f < width_; ++f) scratch[size_t(f)] += scratch[size_t(p * size + f)];
     if (pieces) finish(j, scratch.data());
+    stream_fence();
   }
 
   void combine(const std::vector<C> &table, int64_t size, int64_t count) {
@@ -202,7 +207,10 @@ class AggregateWinnersKernel {
       const int64_t end = s + 1 == slices ? a_.width : a_.width * (s + 1) / slices / 16 * 16;
       std::vector<C> scratch(size_t(a_.width));
       with_message(messages_.kind, [&](auto tag) {
-        for (int64_t i = 0; i < a_.graph.num_rows; ++i) push<tag()>(i, begin, end, scratch.data());
+        // Both winners of a row in turn: they touch the same sources.
+        for (int64_t i = 0; i < a_.graph.num_rows; ++i)
+          for (int n = 0; n < 2; ++n)
+            if (a_.winner[n]) push<tag()>(n, i, begin, end, scratch.data());
       });
     }
     return fault_.result();
@@ -210,10 +218,10 @@ class AggregateWinnersKernel {
 
  private:
   template <Message M>
-  void push(int64_t i, int64_t begin, int64_t end, C *scratch) {
+  void push(int n, int64_t i, int64_t begin, int64_t end, C *scratch) {
     const Range entries = rows_.entries(i, fault_);
-    const C *grad = static_cast<const C *>(a_.grad) + i * a_.ldg;
-    const int32_t *winner = a_.winner + i * a_.width;
+    const C *grad = static_cast<const C *>(a_.grad[n]) + i * a_.ldg;
+    const int32_t *winner = a_.winner[n] + i * a_.width;
     C *grad_x = static_cast<C *>(a_.grad_x);
     C *grad_edge = static_cast<C *>(a_.grad_edge);
     for (int64_t f = begin; f < end; ++f) {

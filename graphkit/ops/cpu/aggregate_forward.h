@@ -25,11 +25,11 @@ class StateBuffer {
     C *r = reals_.data() + index * reals * stride_;
     int32_t *n = ints_.data() + index * 2 * stride_;
     const auto row = [&](int64_t i) { return r + i * stride_; };
-    return {row(0), row(1), row(2), row(3), row(4), row(5), row(6), n, n + stride_};
+    return {row(0), row(1), row(2), row(3), row(4), row(5), row(9), n, n + stride_};
   }
 
  private:
-  static constexpr int64_t reals = 6 + 8;  // four entries at once need two scratch rows each
+  static constexpr int64_t reals = 5 + 4 + 8;  // four messages, and two scratch rows for each
   int64_t stride_;
   std::vector<C> reals_;
   std::vector<int32_t> ints_;
@@ -66,6 +66,7 @@ class AggregateForwardKernel {
           finish(i, state, entries.size());
         }
       }
+      stream_fence();
     }
     for (int64_t i : hubs) hub(i, threads);
     return fault_.result();
@@ -86,19 +87,31 @@ class AggregateForwardKernel {
     std::fill(s.high, s.high + width_, -std::numeric_limits<C>::infinity());
     std::fill(s.arg_low, s.arg_low + width_, -1);
     std::fill(s.arg_high, s.arg_high + width_, -1);
-    const bool with_moments = moments_ || sums_;
-    for (int64_t k = entries.begin; k < entries.end; ++k) {
-      messages_.prefetch(k + prefetch_distance);
-      if (!messages_.fetch(k, entry, s.scratch, fault_)) return;
-      const C *m = entry.x;
-      if (messages_.kind != Message::copy) {
-        write_message(entry, s.message);
-        m = s.message;
-      }
-      if (with_moments && extrema_) update<true, true>(s, m, int32_t(k - row.begin));
-      else if (extrema_) update<false, true>(s, m, int32_t(k - row.begin));
-      else update<true, false>(s, m, 0);
+    int64_t k = entries.begin;
+    for (; k + 4 <= entries.end; k += 4)
+      if (!update<4>(s, k, row)) return;
+    for (; k < entries.end; ++k)
+      if (!update<1>(s, k, row)) return;
+  }
+
+  // Fetch `Count` entries and fold them in together: less traffic to the running values.
+  template <int Count>
+  bool update(const RowState<C> &s, int64_t k, Range row) {
+    const C *messages[Count];
+    for (int n = 0; n < Count; ++n) messages_.prefetch(k + prefetch_distance + n);
+    for (int n = 0; n < Count; ++n) {
+      Entry<C> entry{};
+      if (!messages_.fetch(k + n, entry, s.scratch + 2 * n * stride_, fault_)) return false;
+      messages[n] = entry.x;
+      if (messages_.kind == Message::copy) continue;
+      write_message(entry, s.message + n * stride_);
+      messages[n] = s.message + n * stride_;
     }
+    const int32_t position = int32_t(k - row.begin);
+    if ((moments_ || sums_) && extrema_) fold<Count, true, true>(s, messages, position);
+    else if (extrema_) fold<Count, false, true>(s, messages, position);
+    else fold<Count, true, false>(s, messages, position);
+    return true;
   }
 
   void write_message(const Entry<C> &entry, C *__restrict to) {
@@ -135,8 +148,10 @@ class AggregateForwardKernel {
     });
   }
 
-  template <bool Moments, bool Extrema>
-  void update(const RowState<C> &s, const C *__restrict message, int32_t position) {
+  template <int Count, bool Moments, bool Extrema>
+  void fold(const RowState<C> &s, const C *const *messages, int32_t position) {
+    const C *m0 = messages[0], *m1 = messages[Count > 1 ? 1 : 0];
+    const C *m2 = messages[Count > 2 ? 2 : 0], *m3 = messages[Count > 3 ? 3 : 0];
     C *__restrict sum = s.sum;
     C *__restrict square = s.square;
     const C *__restrict origin = s.origin;
@@ -146,20 +161,35 @@ class AggregateForwardKernel {
     int32_t *__restrict arg_high = s.arg_high;
 #pragma GCC ivdep
     for (int64_t f = 0; f < width_; ++f) {
-      const C m = message[f];
+      const C m[4] = {m0[f], m1[f], m2[f], m3[f]};
       if constexpr (Moments) {
-        const C d = m - origin[f];
-        sum[f] += d;
-        square[f] += d * d;
+        const C d0 = m[0] - origin[f], d1 = m[1] - origin[f];
+        const C d2 = m[2] - origin[f], d3 = m[3] - origin[f];
+        if constexpr (Count == 4) {
+          sum[f] += (d0 + d1) + (d2 + d3);
+          square[f] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+        } else {
+          sum[f] += d0;
+          square[f] += d0 * d0;
+        }
       }
       if constexpr (Extrema) {
-        // Strict, so ties keep the first entry; a NaN wins once and stays, as in torch.
-        const bool lower = beats(m < low[f], m, low[f]) | (arg_low[f] < 0);
-        const bool higher = beats(m > high[f], m, high[f]) | (arg_high[f] < 0);
-        low[f] = lower ? m : low[f];
-        arg_low[f] = lower ? position : arg_low[f];
-        high[f] = higher ? m : high[f];
-        arg_high[f] = higher ? position : arg_high[f];
+        C least = low[f], most = high[f];
+        int32_t at_least = arg_low[f], at_most = arg_high[f];
+#pragma GCC unroll 4
+        for (int n = 0; n < Count; ++n) {
+          // Strict, so ties keep the first entry; a NaN wins once and stays, as in torch.
+          const bool lower = beats(m[n] < least, m[n], least) | (at_least < 0);
+          const bool higher = beats(m[n] > most, m[n], most) | (at_most < 0);
+          least = lower ? m[n] : least;
+          at_least = lower ? position + n : at_least;
+          most = higher ? m[n] : most;
+          at_most = higher ? position + n : at_most;
+        }
+        low[f] = least;
+        arg_low[f] = at_least;
+        high[f] = most;
+        arg_high[f] = at_most;
       }
     }
   }
@@ -196,7 +226,7 @@ class AggregateForwardKernel {
   }
 
   void finish(int64_t i, const RowState<C> &s, int64_t degree) {
-    const Features<C> outs(a_.out, a_.dtype, width_, width_);
+    const Features<C> outs(a_.out, a_.dtype, width_, width_, a_.graph.num_rows * a_.num_reduces);
     const C inverse = degree ? C(1) / C(degree) : C(0);
     for (int r = 0; r < a_.num_reduces; ++r) {
       const int64_t row = i * a_.num_reduces + r;
@@ -259,6 +289,7 @@ class AggregateForwardKernel {
     const RowState<C> first = buffer.at(0);
     for (int64_t p = 1; p < pieces; ++p) combine(first, buffer.at(p));
     finish(i, first, row.size());
+    stream_fence();
   }
 
   const AggregateForward &a_;

@@ -1,6 +1,10 @@
 // Rows of a feature matrix, whatever they are stored in. Loops see float or double only: half types
 // are widened row by row into a scratch row, so kernels need not be compiled for them.
 #pragma once
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "number.h"
 #include "parallel.h"
 
@@ -34,12 +38,42 @@ inline int64_t size_of(Dtype dtype) {
   return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
 }
 
+// A row that goes past the caches: an output far larger than they are would be read only to be
+// overwritten, and would push out the rows that are gathered again.
+constexpr int64_t streamed_bytes = int64_t(64) << 20;
+
+inline void stream_row(void *to, const void *from, int64_t bytes) {
+#if defined(__AVX512F__)
+  for (int64_t n = 0; n < bytes; n += 64)
+    _mm512_stream_si512(reinterpret_cast<__m512i *>(static_cast<char *>(to) + n),
+                        _mm512_loadu_si512(static_cast<const char *>(from) + n));
+#elif defined(__SSE2__)
+  for (int64_t n = 0; n < bytes; n += 16)
+    _mm_stream_si128(
+        reinterpret_cast<__m128i *>(static_cast<char *>(to) + n),
+        _mm_loadu_si128(reinterpret_cast<const __m128i *>(static_cast<const char *>(from) + n)));
+#else
+  std::memcpy(to, from, size_t(bytes));
+#endif
+}
+
+// Streamed rows become visible to other threads at the fence.
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 template <class C>
 class Features {
  public:
-  Features(const void *base, Dtype dtype, int64_t ld, int64_t width)
+  // `rows` is given for outputs: large ones with whole cache lines per row are streamed.
+  Features(const void *base, Dtype dtype, int64_t ld, int64_t width, int64_t rows = 0)
       : base_(static_cast<char *>(const_cast<void *>(base))), dtype_(dtype),
-        stride_(ld * size_of(dtype)), width_(width) {}
+        stride_(ld * size_of(dtype)), width_(width),
+        streamed_(base && rows * stride_ >= streamed_bytes && stride_ % 64 == 0 &&
+                  stride_ == width * size_of(dtype) && reinterpret_cast<uintptr_t>(base) % 64 == 0 &&
+                  (dtype == Dtype::f32 || dtype == Dtype::f64)) {}
 
   explicit operator bool() const { return base_ != nullptr; }
 
@@ -52,13 +86,14 @@ class Features {
     return reinterpret_cast<const C *>(at);
   }
 
-  // Where to write a row: the row itself, or scratch that `commit` narrows into it.
+  // Where to write a row: the row itself, or scratch that `commit` narrows or streams into it.
   C *begin_write(int64_t row, C *scratch) const {
-    return direct() ? reinterpret_cast<C *>(base_ + row * stride_) : scratch;
+    return direct() && !streamed_ ? reinterpret_cast<C *>(base_ + row * stride_) : scratch;
   }
   void commit(int64_t row, const C *scratch) const {
-    if (direct()) return;
     char *at = base_ + row * stride_;
+    if (streamed_) return stream_row(at, scratch, stride_);
+    if (direct()) return;
     if (dtype_ == Dtype::bf16) narrow(scratch, reinterpret_cast<BFloat16 *>(at));
     else narrow(scratch, reinterpret_cast<Float16 *>(at));
   }
@@ -86,6 +121,7 @@ class Features {
   char *base_;
   Dtype dtype_;
   int64_t stride_, width_;
+  bool streamed_;
 };
 
 }  // namespace

@@ -57,6 +57,7 @@ Fault sweep(const Graph &g, int64_t width, int64_t num_sums, int max_threads, Fa
         finish(i, sums.data(), sums.data() + size);
       }
     }
+    stream_fence();
   }
   for (int64_t i : hubs) {
     const Range row = rows.entries(i, fault);
@@ -64,8 +65,10 @@ Fault sweep(const Graph &g, int64_t width, int64_t num_sums, int max_threads, Fa
     if (!pieces) continue;
     std::vector<C> sums(size_t(pieces * each), C(0));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
-    for (int64_t p = 0; p < pieces; ++p)
+    for (int64_t p = 0; p < pieces; ++p) {
       entries(i, piece(row, p), sums.data() + p * each, sums.data() + p * each + size);
+      stream_fence();
+    }
     for (int64_t p = 1; p < pieces; ++p)
       for (int64_t f = 0; f < size; ++f) sums[size_t(f)] += sums[size_t(p * each + f)];
     finish(i, sums.data(), sums.data() + size);
@@ -77,10 +80,13 @@ template <class C>
 Fault gated_forward(const GatedForward &a) {
   const Index col(a.graph.col, a.graph.index_bits), eid(a.graph.eid, a.graph.index_bits);
   const int64_t width = a.width;
-  const auto table = [&](const void *base, int64_t ld) { return Features<C>(base, a.dtype, ld, width); };
+  const auto table = [&](const void *base, int64_t ld, int64_t rows = 0) {
+    return Features<C>(base, a.dtype, ld, width, rows);
+  };
   const Features<C> gate_dst = table(a.gate_dst, a.ldd), gate_src = table(a.gate_src, a.lds);
   const Features<C> values = table(a.value, a.ldv), edges = table(a.edge, width);
-  const Features<C> edge_out = table(a.edge_out, width), out = table(a.out, width);
+  const Features<C> edge_out = table(a.edge_out, width, a.graph.num_entries);
+  const Features<C> out = table(a.out, width);
   const Features<C> denominators = table(a.denominator, width);
   FaultFlag fault;
   const auto entries = [&](int64_t i, Range range, C *sums, C *scratch) {
@@ -144,7 +150,9 @@ class GatedBackwardKernel {
         gate_src_(table(a.gate_src, a.lds)), values_(table(a.value, a.ldv)),
         gates_(table(a.edge_out, width_)), outs_(table(a.out, width_)),
         denominators_(table(a.denominator, width_)), grads_(table(a.grad_out, width_)),
-        outer_(table(a.grad_edge_out, width_)), grad_edge_(table(a.grad_edge, width_)) {}
+        outer_(table(a.grad_edge_out, width_)),
+        grad_edge_(table(a.grad_edge, width_, a.graph.num_entries)),
+        scaled_(table(a.scaled_grad, width_)) {}
 
   Fault destination() {
     const auto entries = [&](int64_t i, Range range, C *sums, C *scratch) {
@@ -189,6 +197,10 @@ class GatedBackwardKernel {
     };
     const auto finish = [&](int64_t i, const C *sums, C *scratch) {
       write(a_.grad_dst, i, sums, scratch);
+      if (!scaled_) return;
+      C *n = scaled_.begin_write(i, row(scratch, 1));
+      factors(i, n, nullptr, row(scratch, 3));
+      scaled_.commit(i, n);
     };
     return sweep<C>(a_.graph, width_, 1, a_.threads, fault_, entries, finish);
   }
@@ -204,8 +216,7 @@ class GatedBackwardKernel {
       C *__restrict d = row(scratch, 3);
       for (int64_t k = range.begin; k < range.end; ++k) {
         if (k + prefetch_distance < a_.graph.num_entries) {
-          grads_.prefetch(col_[k + prefetch_distance]);
-          if (a_.normalize) denominators_.prefetch(col_[k + prefetch_distance]);
+          (scaled_ ? scaled_ : grads_).prefetch(col_[k + prefetch_distance]);
           if (gates_) gates_.prefetch(eid_[k + prefetch_distance]);
           if (grad_edge_) grad_edge_.prefetch(eid_[k + prefetch_distance]);
         }
@@ -213,13 +224,13 @@ class GatedBackwardKernel {
         const int64_t e = eid_.checked(k, a_.graph.num_edge_rows, Fault::eid, fault_);
         if (i < 0 || e < 0) return;
         if (gates_) {
-          factors(i, n, nullptr, row(scratch, 4));
+          const C *__restrict scaled = (scaled_ ? scaled_ : grads_).read(i, n);
           const C *__restrict gate = gates_.read(e, row(scratch, 5));
           const C *__restrict de = grad_edge_.read(e, row(scratch, 6));
 #pragma GCC ivdep
           for (int64_t f = 0; f < width_; ++f) {
             to_src[f] += de[f];
-            to_value[f] += n[f] * sigmoid(gate[f]);
+            to_value[f] += scaled[f] * sigmoid(gate[f]);
           }
         } else {
           factors(i, n, d, row(scratch, 4));
@@ -241,8 +252,8 @@ class GatedBackwardKernel {
   }
 
  private:
-  Features<C> table(const void *base, int64_t ld) const {
-    return Features<C>(base, a_.dtype, ld, a_.width);
+  Features<C> table(const void *base, int64_t ld, int64_t rows = 0) const {
+    return Features<C>(base, a_.dtype, ld, a_.width, rows);
   }
   C *row(C *scratch, int64_t index) const { return scratch + index * width_; }
   static C through_gate(C ds, C s) { return ds * s * (C(1) - s); }
@@ -281,7 +292,7 @@ class GatedBackwardKernel {
   const GatedBackward &a_;
   int64_t width_;
   Index col_, eid_;
-  Features<C> gate_dst_, gate_src_, values_, gates_, outs_, denominators_, grads_, outer_, grad_edge_;
+  Features<C> gate_dst_, gate_src_, values_, gates_, outs_, denominators_, grads_, outer_, grad_edge_, scaled_;
   FaultFlag fault_;
 };
 

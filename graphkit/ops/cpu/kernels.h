@@ -97,9 +97,9 @@ struct AggregateWinners {
   int64_t ldx;
   const void *edge;
   int64_t lde;
-  const void *grad;      // [rows, ., width], row distance ldg
+  const void *grad[2];   // of min and of max: [rows, ., width], row distance ldg
   int64_t ldg;
-  const int32_t *winner; // [rows, width]
+  const int32_t *winner[2];  // [rows, width], or null where that reduce is not among them
   void *grad_x;          // added to
   void *grad_edge;       // added to
   int threads;
@@ -139,6 +139,7 @@ struct GatedBackward {
   const void *grad_out;  // [rows, width]
   const void *grad_edge_out;  // or null
   void *grad_edge;       // [entries, width] or null
+  void *scaled_grad;     // [rows, width] n_i: left by the destination pass for the source pass
   void *grad_dst;        // written by the destination pass
   void *grad_src;        // written by the source pass
   void *grad_value;

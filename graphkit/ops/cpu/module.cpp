@@ -152,12 +152,13 @@ void aggregate_backward(GraphTuple graph, int dtype, int message, bool by_degree
 }
 
 void aggregate_winners(GraphTuple graph, int dtype, int message, int64_t width, int64_t heads,
-                       Address x, int64_t ldx, Address edge, int64_t lde, Address grad,
-                       int64_t ldg, Address winner, Address grad_x, Address grad_edge,
-                       int threads) {
+                       Address x, int64_t ldx, Address edge, int64_t lde, Address grad_min,
+                       Address grad_max, int64_t ldg, Address argmin, Address argmax,
+                       Address grad_x, Address grad_edge, int threads) {
   AggregateWinners a{graph_of(graph), Dtype(dtype), Message(message), width, heads, at(x), ldx,
-                     at(edge), lde, at(grad), ldg, at<int32_t>(winner), at(grad_x),
-                     at(grad_edge), threads};
+                     at(edge), lde, {at(grad_min), at(grad_max)}, ldg,
+                     {at<int32_t>(argmin), at<int32_t>(argmax)}, at(grad_x), at(grad_edge),
+                     threads};
   Fault fault;
   {
     nb::gil_scoped_release release;
@@ -185,12 +186,12 @@ void gated_backward(GraphTuple forward, GraphTuple transposed, int dtype, bool n
                     double eps, int64_t width, Address gate_dst, Address gate_src, Address value,
                     int64_t ldd, int64_t lds, int64_t ldv, Address edge_out, Address out,
                     Address denominator, Address grad_out, Address grad_edge_out,
-                    Address grad_edge, Address grad_dst, Address grad_src, Address grad_value,
-                    int threads) {
+                    Address grad_edge, Address scaled_grad, Address grad_dst, Address grad_src,
+                    Address grad_value, int threads) {
   GatedBackward a{graph_of(forward), Dtype(dtype), normalize, eps, width, at(gate_dst),
                   at(gate_src), at(value), ldd, lds, ldv, at(edge_out), at(out), at(denominator),
-                  at(grad_out), at(grad_edge_out), at(grad_edge), at(grad_dst), at(grad_src),
-                  at(grad_value), threads};
+                  at(grad_out), at(grad_edge_out), at(grad_edge), at(scaled_grad), at(grad_dst),
+                  at(grad_src), at(grad_value), threads};
   Fault fault;
   {
     nb::gil_scoped_release release;
