@@ -11,6 +11,7 @@ from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scip
 from graphkit.data.dataset import GraphDataset
 from graphkit.data.load import load
 from graphkit.data.loader import GraphLoader
+from graphkit.data.own import from_graphs
 from graphkit.data.packed import PackedGraphs
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "card",
     "from_csv",
     "from_edges",
+    "from_graphs",
     "from_networkx",
     "from_scipy",
     "load",

@@ -48,7 +48,7 @@ def _reader(card: DatasetCard) -> Any:
     return importlib.import_module(_READERS[card.reader])
 
 
-def _random_split(parsed: Parsed, card: DatasetCard, seed: int) -> Parsed:
+def random_split(parsed: Parsed, card: DatasetCard, seed: int) -> Parsed:
     """Replace the splits by a seeded one: 60/20/20 of nodes, 80/10/10 of graphs."""
     total = parsed.graphs.num_nodes if card.level == "node" else len(parsed.graphs)
     shares = (0.6, 0.2) if card.level == "node" else (0.8, 0.1)
@@ -147,7 +147,7 @@ def load(
     if split_seed is None and not parsed.splits and card.level != "link":
         split_seed = 0
     if split_seed is not None:
-        parsed = _random_split(parsed, card, split_seed)
+        parsed = random_split(parsed, card, split_seed)
     dataset = GraphDataset(card, parsed, source.sha256, options)
     if split is not None:
         dataset.select_split(split)
