@@ -157,8 +157,8 @@ def _through(
 
 def _compose(csr: CSR, lookup: Tensor, transposed: bool) -> tuple[Tensor, Tensor | None]:
     # What does not fit into the narrower type must stay out of range, not wrap around into it.
-    bounds = torch.iinfo(csr.col.dtype)
-    table = lookup if lookup.dtype == csr.col.dtype else lookup.clamp(-1, bounds.max).to(csr.col.dtype)
+    dtype = csr.col.dtype
+    table = lookup if lookup.dtype == dtype else lookup.clamp(-1, torch.iinfo(dtype).max).to(dtype)
     forward = table.contiguous() if csr.eid is None else table[csr.eid]
     if not transposed:
         return forward, None
@@ -256,7 +256,8 @@ def _aggregate(
     if out.numel():
         assert cpu.kernels is not None
         cpu.kernels.aggregate_forward(
-            graph, cpu.DTYPES[x.dtype], MESSAGES.index(message), [REDUCES.index(r) for r in names], width,
+            graph, cpu.DTYPES[x.dtype], MESSAGES.index(message),
+            [REDUCES.index(r) for r in names], width,
             _heads(edge, message), x.data_ptr(), ldx, cpu.address(edge), lde, out.data_ptr(),
             mean.data_ptr() if mean.numel() else 0, low.data_ptr() if low.numel() else 0,
             high.data_ptr() if high.numel() else 0, cpu.threads(),

@@ -35,16 +35,18 @@ def messages(csr: CSR, x: Tensor, edge: Tensor | None, message: str, lookup: Ten
 
 
 def total(csr: CSR, values: Tensor, scatter: str = "torch") -> Tensor:
-    """Sum of ``[E, F]`` values over each row, accumulated in at least float32."""
-    wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    """Sum of ``[E, F]`` values over each row."""
     row = csr.row().long()
     if scatter == "torch_scatter":
         import torch_scatter
 
-        out = torch_scatter.scatter_add(wide, row, dim=0, dim_size=csr.num_rows)
-    else:
-        out = wide.new_zeros(csr.num_rows, values.size(1)).index_add(0, row, wide)
-    return out.to(values.dtype)
+        return torch_scatter.scatter_add(values, row, dim=0, dim_size=csr.num_rows)
+    return values.new_zeros(csr.num_rows, values.size(1)).index_add(0, row, values)
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Half types in float32: a sum, a count or a square soon leaves their range."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def winners(csr: CSR, values: Tensor, largest: bool) -> Tensor:
@@ -92,8 +94,9 @@ def aggregate(
     scatter: str = "torch",
 ) -> Tensor:
     """``[N, R, F]`` of :func:`graphkit.ops.aggregate`, for checked arguments."""
-    values = messages(csr, x, edge, message, lookup)
-    return torch.stack([_reduce(csr, values, r, scatter) for r in reduces], dim=1)
+    wide_edge = None if edge is None else widen(edge)
+    values = messages(csr, widen(x), wide_edge, message, lookup)
+    return torch.stack([_reduce(csr, values, r, scatter) for r in reduces], dim=1).to(x.dtype)
 
 
 def gated_aggregate(
@@ -108,15 +111,16 @@ def gated_aggregate(
     scatter: str = "torch",
 ) -> tuple[Tensor, Tensor | None]:
     """The pair of :func:`graphkit.ops.gated_aggregate`, for checked arguments."""
-    row, col = csr.row().long(), csr.col.long()
+    row, col, dtype = csr.row().long(), csr.col.long(), value.dtype
+    gate_dst, gate_src, value = widen(gate_dst), widen(gate_src), widen(value)
     gate = gate_dst.index_select(0, row) + gate_src.index_select(0, col)
     which = torch.arange(csr.num_entries, device=value.device) if csr.eid is None else csr.eid.long()
     if edge is not None:
-        gate = gate + edge.index_select(0, which)
+        gate = gate + widen(edge).index_select(0, which)
     opened = torch.sigmoid(gate)
     out = total(csr, opened * value.index_select(0, col), scatter)
     if normalize:
         out = out / (total(csr, opened, scatter) + eps)
     if edge is None:
-        return out, None
-    return out, torch.empty_like(gate).index_copy(0, which, gate)
+        return out.to(dtype), None
+    return out.to(dtype), torch.empty_like(gate).index_copy(0, which, gate).to(dtype)

@@ -87,7 +87,12 @@ def _seen(tensor: Tensor) -> str:
 
 
 def graph(
-    rowptr: Tensor, col: Tensor | None, eid: Tensor | None, num_cols: int, num_edge_rows: int
+    rowptr: Tensor,
+    col: Tensor | None,
+    eid: Tensor | None,
+    num_cols: int,
+    num_edge_rows: int,
+    num_rows: int | None = None,
 ) -> tuple[int, int, int, int, int, int, int, int]:
     """Describe a CSR to the kernels: index width, sizes and addresses.
 
@@ -95,7 +100,9 @@ def graph(
     """
     entries = col.numel() if col is not None else num_cols
     if rowptr.dtype not in _INDEX or not rowptr.is_contiguous() or not rowptr.numel():
-        raise InputError(f"rowptr: {_seen(rowptr)}, wanted contiguous [num_rows + 1] int32 or int64")
+        raise InputError(f"rowptr: {_seen(rowptr)}, wanted contiguous [N + 1] int32 or int64")
+    if num_rows is not None and rowptr.numel() != num_rows + 1:
+        raise InputError(f"rowptr: {_seen(rowptr)}, wanted [{num_rows + 1}]")
     for name, index in (("col", col), ("eid", eid)):
         if index is not None and (
             index.dtype != rowptr.dtype or index.numel() != entries or not index.is_contiguous()
