@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphkit.ops import CSR, aggregate, reference
-from graphkit.ops.aggregate import MESSAGES, REDUCES, _through
+from graphkit.ops.aggregate import MESSAGES, REDUCES
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
@@ -56,7 +56,8 @@ def run(csr, x, edge, lookup, message, reduces) -> Tensor:
         return aggregate(csr, x, edge, lookup=lookup, message=message, reduce=reduces.split(","))
     eid, eid_t = csr.eid, csr.transpose().eid
     if lookup is not None:
-        eid, eid_t = _through(csr, lookup, True)
+        table = lookup.to(csr.col.dtype)  # entry -> edge -> table row, as the op composes them
+        eid, eid_t = table[eid.long()], table[eid_t.long()]
     return Kernels.apply(x, edge, csr, eid, eid_t, message, reduces, lookup is not None)
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import sys
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 class Absent:  # stands in for the driver of a GPU: enough to compile, not to launch
-    def get_current_target(self): return GPUTarget("cuda", int(sys.argv[1]), 32)
+    def get_current_target(self): return GPUTarget("cuda", 80, 32)
     def get_current_device(self): return 0
     def get_current_stream(self, device): return 0
     def get_active_torch_device(self): return torch.device("cpu")
@@ -66,12 +65,11 @@ print("\\n".join(f"{name} {'atom.' in ptx or 'red.global' in ptx}" for name, ptx
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("capability", ["80", "90"])
-def test_kernels_compile_without_atomics(capability, tmp_path):
+def test_kernels_compile_without_atomics(tmp_path):
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, capability], cwd=Path(__file__).parents[2],
+        [sys.executable, "-c", PROGRAM], cwd=Path(__file__).parents[2],
         env=environment, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
