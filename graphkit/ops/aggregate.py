@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,12 +10,11 @@ from torch import Tensor
 from graphkit.errors import InputError, nearest
 from graphkit.ops import backends, cpu, reference
 from graphkit.ops.csr import CSR
+from graphkit.ops.lookup import through as _through
 
 MESSAGES = ("copy", "scale", "mul", "add", "add_relu")
 REDUCES = ("sum", "mean", "min", "max", "var", "std")
 _NARROW = (torch.float16, torch.bfloat16)
-_INT32_MAX = 2**31 - 1
-_RECENT = 4  # lookups remembered per graph; more would hold on to every step's
 _DTYPES = (torch.float32, torch.float64, *_NARROW)
 
 
@@ -122,50 +120,6 @@ def segment(x: Tensor, ptr: Tensor | CSR, reduce: str | Sequence[str] = "sum") -
     return aggregate(csr, x, reduce=reduce)
 
 
-class _Composed(NamedTuple):
-    """What one lookup of a graph comes to: its range, and entry -> edge -> table row both ways."""
-
-    lookup: Tensor  # kept alive, so that identity is a safe key
-    version: int
-    low: int
-    high: int
-    forward: Tensor
-    backward: Tensor | None
-
-
-def _through(
-    csr: CSR, lookup: Tensor, transposed: bool, table_rows: int = _INT32_MAX
-) -> tuple[Tensor, Tensor | None]:
-    """Compose entry -> edge -> table row, remembered with the CSR (all layers share a lookup)."""
-    if torch.compiler.is_compiling():
-        return _compose(csr, lookup, transposed)
-    version = 0 if lookup.is_inference() else lookup._version
-    recent: list[_Composed] = csr.derived.setdefault("lookups", [])  # type: ignore[assignment]
-    kept = next((c for c in recent if c.lookup is lookup and c.version == version), None)
-    if kept is None or (transposed and kept.backward is None):
-        low, high = (int(v) for v in torch.aminmax(lookup)) if lookup.numel() else (0, -1)
-        recent[:] = [c for c in recent if c is not kept]
-        kept = _Composed(lookup, version, low, high, *_compose(csr, lookup, transposed))
-        recent.append(kept)
-        del recent[:-_RECENT]
-    if kept.low < 0 or kept.high >= table_rows:
-        value = kept.low if kept.low < 0 else kept.high
-        place = int((lookup == value).nonzero()[0])
-        raise InputError(f"lookup: {value} at edge {place}, wanted 0..{table_rows - 1}")
-    return kept.forward, kept.backward
-
-
-def _compose(csr: CSR, lookup: Tensor, transposed: bool) -> tuple[Tensor, Tensor | None]:
-    # What does not fit into the narrower type must stay out of range, not wrap around into it.
-    dtype = csr.col.dtype
-    table = lookup if lookup.dtype == dtype else lookup.clamp(-1, torch.iinfo(dtype).max).to(dtype)
-    forward = table.contiguous() if csr.eid is None else table[csr.eid]
-    if not transposed:
-        return forward, None
-    eid_t = csr.transpose().eid
-    return forward, table.contiguous() if eid_t is None else table[eid_t]
-
-
 def _check(
     csr: CSR,
     x: Tensor,
@@ -178,8 +132,8 @@ def _check(
         raise InputError(
             f"message: {message!r} is not one of {', '.join(MESSAGES)}{nearest(message, MESSAGES)}"
         )
-    if not reduces or len(reduces) > len(REDUCES):
-        raise InputError(f"reduce: {len(reduces)} of them, wanted 1 to {len(REDUCES)}")
+    if not reduces or len(set(reduces)) < len(reduces):
+        raise InputError(f"reduce: {list(reduces)}, wanted at least one and each at most once")
     for reduce in reduces:
         if reduce not in REDUCES:
             raise InputError(
