@@ -61,7 +61,7 @@ def save_pretrained(
         >>> import tempfile
         >>> from graphkit import zoo
         >>> from graphkit.models import create_model
-        >>> model = create_model("mpnn_vn", in_channels=4, out_channels=2, hidden_channels=8)
+        >>> model = create_model("mpnn_vn", in_channels=4, out_channels=2, conv="gcn")
         >>> folder = zoo.save_pretrained(model, tempfile.mkdtemp())
         >>> type(zoo.from_pretrained(folder)) is type(model)
         True

@@ -1,0 +1,24 @@
+"""Sphinx: pages in Markdown, the reference from docstrings."""
+
+from importlib.metadata import version
+
+project = "graphkit"
+author = "the graphkit authors"
+release = version("graphkit")
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+html_theme = "furo"
+html_title = f"graphkit {release}"
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+napoleon_custom_sections = ["Shapes"]
+napoleon_use_rtype = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
