@@ -1,4 +1,4 @@
-"""Typed errors: one class per cause, each message names the object, the value seen and the value wanted."""
+"""Typed errors: one class per cause; messages name the object, what was seen, what was wanted."""
 
 from __future__ import annotations
 

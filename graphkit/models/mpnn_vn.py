@@ -128,25 +128,30 @@ class MPNNVN(nn.Module):
         self.pooling = pooling
         self.dropout = dropout
         d = hidden_channels
-        self.encodings = nn.ModuleDict(_encoding(e) for e in self.config["encodings"])
-        width = d - sum(e.dim for e in self.encodings.values())
+        encoders = dict(_encoding(e) for e in self.config["encodings"])
+        self.encodings = nn.ModuleDict(encoders)
+        width = d - sum(e.dim for e in encoders.values())
         if width < 1:
             raise InputError(f"encodings: they take all of hidden_channels={d}")
         self.node_encoder: nn.Module = node_encoder(in_channels, width)
         if nodes_per_graph is not None:
             self.node_encoder = ClimateEncoder(nodes_per_graph, in_channels, width)
-        self.edge_encoder = None
+        self.edge_encoder: Any = None
         if conv in ("gine", "gatedgcn"):
             if edge_dim is None:
                 raise InputError(f"edge_dim: missing, but conv={conv!r} reads edge features")
             self.edge_encoder = edge_encoder(edge_dim, d)
         self.bonds = edge_dim == "bond"
-        layer = MPNNLayer if virtual_node not in ("dsvn", "ffn") else ParallelVNLayer
-        extra = {} if layer is MPNNLayer else {"vn": virtual_node, "padded": padded_statistics}
-        self.layers = nn.ModuleList(
-            layer(conv, d, norm, act, dropout, residual, last=i == num_layers - 1, **extra)
-            for i in range(num_layers)
-        )
+        layers: list[nn.Module] = []
+        options = (conv, d, norm, act, dropout, residual)
+        for i in range(num_layers):
+            last = i == num_layers - 1
+            layers.append(
+                ParallelVNLayer(*options, last, virtual_node, padded_statistics)
+                if virtual_node in ("dsvn", "ffn")
+                else MPNNLayer(*options, last)
+            )
+        self.layers = nn.ModuleList(layers)
         if virtual_node in VirtualNode.MODES:
             self.vn = VirtualNode(d, num_layers, virtual_node, dropout, vn_residual)
         self.head = _head(head, d, out_channels, head_layers, act, head_dropout)
@@ -154,8 +159,9 @@ class MPNNVN(nn.Module):
     def reset_parameters(self) -> None:
         """Redraw every parameter."""
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if module is not self and callable(reset):
+                reset()
 
     def forward(self, batch: Any) -> Tensor:
         x, segments = self._checked(batch)
@@ -182,7 +188,7 @@ class MPNNVN(nn.Module):
             if vn_state is not None:
                 h = self.vn.add(h, vn_state, segments)
                 states[-1] = h  # OGB's list holds the layer inputs
-            out = layer(h, edges, x_0) if isinstance(layer, MPNNLayer) else layer(h, edges, x_0, segments)
+            out = layer(h, edges, x_0, segments)
             if vn_state is not None and i < len(self.layers) - 1:
                 read = out if self.vn.reads_output else h
                 vn_state = self.vn.update(i, read, vn_state, segments)
@@ -206,8 +212,8 @@ class MPNNVN(nn.Module):
         parts = [self.node_encoder(x)]
         for name, encoder in self.encodings.items():
             keys = ("rwse",) if name == "rwse" else ("lap_vec", "lap_val")
-            given = [getattr(batch, key, None) for key in keys]
-            if any(tensor is None for tensor in given):
+            given = [getattr(batch, key) for key in keys if getattr(batch, key, None) is not None]
+            if len(given) < len(keys):
                 transform = "AddRandomWalkPE" if name == "rwse" else "AddLaplacianPE"
                 raise InputError(
                     f"encodings: {name!r} is asked for, but the batch has no {keys[0]!r}; "
@@ -257,13 +263,13 @@ class MPNNVN(nn.Module):
         if needs_nodes and not torch.compiler.is_compiling() and bool((segments.degree == 0).any()):
             empty = int((segments.degree == 0).nonzero()[0])
             raise InputError(
-                f"batch: graph {empty} has no nodes, but the virtual node's BatchNorm would count it"
+                f"batch: graph {empty} has no nodes, but the virtual node's BatchNorm counts it"
             )
         return x, segments
 
 
 class ParallelVNLayer(nn.Module):
-    """A convolution and a global term side by side (``dsvn``: GPS layer; ``ffn``: arXiv 2405.11951).
+    """A convolution and a global term side by side (``dsvn``: GPS; ``ffn``: arXiv 2405.11951).
 
     ``dsvn``: ``h = BN(conv) + BN(h + dropout(DeepSets(h)))``, then ``h = BN(h + FF(h))``.
     ``ffn``: ``h = norm(h + conv) + norm(h + dropout(FF(pool h)))``, then the same last step.
@@ -339,7 +345,9 @@ class GraphGymHead(nn.Module):
     def __init__(self, channels: int, out_channels: int, num_layers: int) -> None:
         super().__init__()
         widths = [channels] * num_layers + [out_channels]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.linears = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         for linear in list(self.linears)[:-1]:
@@ -390,7 +398,7 @@ def _head(
     return nn.Sequential(*hidden, nn.Linear(channels, out_channels))
 
 
-def _encoding(options: dict[str, Any]) -> tuple[str, nn.Module]:
+def _encoding(options: dict[str, Any]) -> tuple[str, RWSEEncoder | LapPEEncoder]:
     options = dict(options)
     name = options.pop("name", None)
     _one_of("encodings.name", name, ("rwse", "lappe"))

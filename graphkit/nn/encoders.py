@@ -74,14 +74,19 @@ class EmbeddingSum(nn.Module):
         self.channels = channels
         self.what = name
         self.tables = nn.ModuleList(nn.Embedding(size, channels) for size in self.sizes)
+        self.offsets: Tensor
         offsets = [sum(self.sizes[:c]) for c in range(len(self.sizes))]
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Xavier-uniform, as in ogb."""
-        for table in self.tables:
-            nn.init.xavier_uniform_(table.weight)
+        for weight in self.weights():
+            nn.init.xavier_uniform_(weight)
+
+    def weights(self) -> list[Tensor]:
+        """The tables, one ``[size, channels]`` per column."""
+        return list(self.tables.parameters())
 
     def forward(self, index: Tensor) -> Tensor:
         check_categories(index, self.sizes, self.what)
@@ -89,13 +94,13 @@ class EmbeddingSum(nn.Module):
         n, columns = index.shape
         rowptr = torch.arange(0, flat.numel() + 1, columns, device=flat.device)
         csr = CSR(rowptr, flat, None, n, sum(self.sizes))
-        return ops.aggregate(csr, torch.cat([table.weight for table in self.tables]))
+        return ops.aggregate(csr, torch.cat(self.weights()))
 
     def combinations(self) -> Tensor:
         """``[prod(sizes), channels]`` the embedding of every combination, first column slowest."""
-        total: Tensor = self.tables[0].weight
-        for table in list(self.tables)[1:]:
-            total = (total[:, None] + table.weight[None]).flatten(0, 1)
+        total, *others = self.weights()
+        for weight in others:
+            total = (total[:, None] + weight[None]).flatten(0, 1)
         return total
 
 

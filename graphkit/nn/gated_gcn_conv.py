@@ -20,7 +20,8 @@ class GatedGCNConv(MessagePassing):
 
     .. math::
         \hat e_{ij} &= D x_i + E x_j + C e_{ij} \\
-        x_i' &= A x_i + \frac{\sum_j \sigma(\hat e_{ij}) \odot B x_j}{\sum_j \sigma(\hat e_{ij}) + 10^{-6}}
+        x_i' &= A x_i + \frac{\sum_j \sigma(\hat e_{ij}) \odot B x_j}
+                             {\sum_j \sigma(\hat e_{ij}) + 10^{-6}}
 
     Only :math:`\hat e` has a row per edge, because the next layer reads it. Norms, activation,
     dropout and residuals are the caller's.
@@ -83,7 +84,9 @@ class GatedGCNConv(MessagePassing):
             gate = gate_dst[edge_index[target]] + gate_src[edge_index[source]] + edge
             opened = torch.sigmoid(gate)
             out = self.propagate(edge_index, value=value, opened=opened, size=None)
-            total = self.propagate(edge_index, value=torch.ones_like(value), opened=opened, size=None)
+            total = self.propagate(
+                edge_index, value=torch.ones_like(value), opened=opened, size=None
+            )
             out = out / (total + self.eps)
         return self.A(x) + out, gate
 

@@ -29,6 +29,8 @@ class GCN2Conv(MessagePassing, PyGGCN2Conv):
         torch.Size([3, 8])
     """
 
+    normalize: bool
+
     def forward(
         self, x: Tensor, x_0: Tensor, edge_index: Any, edge_weight: Tensor | None = None
     ) -> Tensor:

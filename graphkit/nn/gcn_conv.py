@@ -97,7 +97,13 @@ class GCNConv(MessagePassing, PyGGCNConv):
         if not (self.normalize and not self.cached and self.takes_fused_way(edge_index, x)):
             return super().forward(x, edge_index, edge_weight)
         edge_index, edge_weight = gcn_norm(
-            edge_index, edge_weight, x.size(0), self.improved, self.add_self_loops, self.flow, x.dtype
+            edge_index,
+            edge_weight,
+            x.size(0),
+            self.improved,
+            self.add_self_loops,
+            self.flow,
+            x.dtype,
         )
         out = self.propagate(edge_index, x=self.lin(x), edge_weight=edge_weight)
         return out if self.bias is None else out + self.bias

@@ -35,4 +35,5 @@ def l2_normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
         >>> l2_normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    return _L2Normalize.apply(x, eps)
+    out: Tensor = _L2Normalize.apply(x, eps)  # type: ignore[no-untyped-call]
+    return out

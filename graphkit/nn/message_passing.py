@@ -16,11 +16,10 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing as PyGMessagePassing
 from torch_geometric.nn.aggr import MultiAggregation
 
+from graphkit import ops
 from graphkit.ops import CSR
 
-_REDUCES = {
-    "add": "sum", "sum": "sum", "mean": "mean", "min": "min", "max": "max", "var": "var", "std": "std"
-}  # fmt: skip
+_REDUCES = {"add": "sum", **{name: name for name in ops.REDUCES}}
 _HOOKS = (
     "_propagate_forward_pre_hooks",
     "_propagate_forward_hooks",
@@ -47,22 +46,22 @@ class MessagePassing(PyGMessagePassing):
         [[0.0], [1.0]]
     """
 
-    def fused(self, csr: CSR, **kwargs: Any) -> Tensor:
-        """Compute what ``propagate`` returns from the CSR and the arguments of ``propagate``."""
+    def fused(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute ``propagate``'s result: ``fused(csr, **arguments_of_propagate)``."""
         raise NotImplementedError
 
     @property
-    def fused_reduce(self) -> str | tuple[str, ...] | None:
+    def fused_reduce(self) -> str | tuple[str, ...]:
         """The kernels' reduce for ``aggr``: a name, several for PyG's concatenating
-        MultiAggregation, or ``None`` where the kernels have no equal."""
+        MultiAggregation, or ``""`` where the kernels have no equal."""
         if isinstance(self.aggr, str):
-            return _REDUCES.get(self.aggr)
+            return _REDUCES.get(self.aggr, "")
         module = self.aggr_module
         if isinstance(self.aggr, list) and isinstance(module, MultiAggregation):
-            names = [_REDUCES.get(name) for name in self.aggr]
-            if module.mode == "cat" and all(names):
-                return tuple(name for name in names if name)
-        return None
+            names = tuple(_REDUCES.get(name, "") for name in self.aggr)
+            if module.mode == "cat" and all(names) and len(set(names)) == len(names):
+                return names
+        return ""
 
     def takes_fused_way(self, edge_index: Any, x: Any) -> bool:
         """Whether ``propagate`` will call ``fused`` for these arguments."""
@@ -74,11 +73,11 @@ class MessagePassing(PyGMessagePassing):
             and isinstance(features, Tensor)
             and features.dim() == 2
             and self.node_dim in (-2, 0)
-            and self.fused_reduce is not None
+            and bool(self.fused_reduce)
             and not self.explain
             and self.decomposed_layers == 1
             and not any(getattr(self, hooks) for hooks in _HOOKS)
-            and not torch.jit.is_scripting()
+            and not torch.jit.is_scripting()  # type: ignore[attr-defined]
         )
 
     def propagate(self, edge_index: Any, size: Any = None, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""One message-passing layer with its norm, activation, dropout and residual, per published stack."""
+"""One message-passing layer: norm, activation, dropout and residual as each stack orders them."""
 
 from __future__ import annotations
 
@@ -120,8 +120,11 @@ class MPNNLayer(nn.Module):
         else:
             self.conv = GCNConv(channels, channels, bias=conv == "gcn")
 
-    def forward(self, x: Tensor, edges: Edges, x_0: Tensor) -> Tensor:
-        """Return the new node states; ``gatedgcn`` also replaces ``edges.state``."""
+    def forward(self, x: Tensor, edges: Edges, x_0: Tensor, segments: CSR | None = None) -> Tensor:
+        """Return the new node states; ``gatedgcn`` also replaces ``edges.state``.
+
+        ``segments`` is for layers with a global term; a plain one does not read it.
+        """
         act = activation(self.act_name)
         out = self._convolve(x, edges, x_0, act)
         if self.kind == "lrgb_gcn":
@@ -146,7 +149,8 @@ class MPNNLayer(nn.Module):
             out, gate = self.conv(x, edges.edge_index, edges.state)
             if not self.last:
                 state = self._drop(act(self.edge_norm(gate)))
-                edges.state = state + edges.state if self.residual else state
+                old = edges.state
+                edges.state = state + old if self.residual and old is not None else state
             return out
         if self.kind == "gine":
             features, lookup = (

@@ -100,10 +100,9 @@ class VirtualNode(nn.Module):
     def reset_parameters(self) -> None:
         """Zero the state, redraw the maps."""
         nn.init.zeros_(self.embedding.weight)
-        for mlp in self.mlps:
-            for layer in mlp:
-                if hasattr(layer, "reset_parameters"):
-                    layer.reset_parameters()
+        for layer in self.mlps.modules():
+            if isinstance(layer, (nn.Linear, nn.BatchNorm1d)):
+                layer.reset_parameters()
 
     def initial(self, num_graphs: int) -> Tensor:
         """``[G, d]`` the learned start, the same for every graph."""
@@ -210,7 +209,8 @@ def _padded_batch_norm(y: Tensor, norm: nn.BatchNorm1d, segments: CSR) -> Tensor
     mean = y.sum(0) / count
     variance = (y * y).sum(0) / count - mean * mean
     with torch.no_grad():
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         momentum = 0.1 if norm.momentum is None else norm.momentum
         norm.running_mean.lerp_(mean, momentum)
         norm.running_var.lerp_(variance * count / (count - 1), momentum)

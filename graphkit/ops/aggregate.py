@@ -157,15 +157,16 @@ def _check(
         raise InputError(f"edge: shape {list(edge.shape)}, wanted one or two dimensions")
     if lookup is None and edge.size(0) != entries:
         raise InputError(f"edge: {edge.size(0)} rows, but edge_index has {entries} edges")
-    if lookup is not None:
-        if lookup.shape != (entries,) or lookup.dtype not in (torch.int32, torch.int64):
-            raise InputError(
-                f"lookup: {lookup.dtype} of shape {list(lookup.shape)}, wanted [{entries}] integers"
-            )
+    integers = (torch.int32, torch.int64)
+    if lookup is not None and (lookup.shape != (entries,) or lookup.dtype not in integers):
+        raise InputError(
+            f"lookup: {lookup.dtype} of shape {list(lookup.shape)}, wanted [{entries}] integers"
+        )
     if message == "scale":
         if edge.dim() == 2 and (not edge.size(1) or width % edge.size(1)):
             raise InputError(
-                f"edge: shape {list(edge.shape)}, wanted [{rows}] or [{rows}, H] with H dividing {width}"
+                f"edge: shape {list(edge.shape)}, wanted [{rows}] or [{rows}, H], "
+                f"H a divisor of {width}"
             )
     elif edge.dim() != 2 or edge.size(1) != width:
         raise InputError(f"edge: shape {list(edge.shape)}, wanted [{rows}, {width}]")

@@ -57,7 +57,9 @@ def backend(name: str) -> Iterator[None]:
         'reference'
     """
     if name not in NAMES:
-        raise InputError(f"backend: {name!r} is not one of {', '.join(NAMES)}{nearest(name, NAMES)}")
+        raise InputError(
+            f"backend: {name!r} is not one of {', '.join(NAMES)}{nearest(name, NAMES)}"
+        )
     reason = available()[name]
     if name == "native" and reason and _why_no_triton() is None:
         reason = None
@@ -71,7 +73,7 @@ def backend(name: str) -> Iterator[None]:
 
 
 def current(device: torch.device) -> str:
-    """Return what will run ops on ``device``: ``native``, ``triton``, ``torch_scatter`` or ``reference``."""
+    """What runs ops on ``device``: ``native``, ``triton``, ``torch_scatter`` or ``reference``."""
     # A compiled graph outlives the block that it was traced in, so it takes no notice of the block.
     chosen = None if torch.compiler.is_compiling() else _chosen.get()
     if chosen in ("torch_scatter", "reference"):

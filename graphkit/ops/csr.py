@@ -1,10 +1,12 @@
 """CSR: the view of an ``edge_index`` sorted by destination, built once and remembered.
 
-Row ``i`` of a :class:`CSR` holds the entries whose messages node ``i`` receives. ``col`` names their
-sources, ``eid`` the column of ``edge_index`` each entry came from, so edge features never move.
+Row ``i`` of a :class:`CSR` holds the entries whose messages node ``i`` receives. ``col`` names
+their sources, ``eid`` the column of ``edge_index`` each entry came from: edge features never move.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from graphkit.errors import InputError
 from graphkit.ops import cpu
 
 _INT32_MAX = 2**31 - 1
-_memo: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_memo: Any = WeakTensorKeyDictionary()
 
 
 class CSR:
@@ -69,9 +71,7 @@ class CSR:
         """
         _check_edge_index(edge_index)
         if flow not in ("source_to_target", "target_to_source"):
-            raise InputError(
-                f"flow: {flow!r}, wanted 'source_to_target' or 'target_to_source'"
-            )
+            raise InputError(f"flow: {flow!r}, wanted 'source_to_target' or 'target_to_source'")
         if size is None:
             if num_nodes is None:
                 num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
@@ -194,7 +194,8 @@ def _check_range(index: Tensor, limit: int, row: int) -> None:
         low_at, high_at = int(index.argmin()), int(index.argmax())
     if low < 0:
         raise InputError(
-            f"edge_index: negative node id {low} in row {row} at edge {low_at}, wanted 0..{limit - 1}"
+            f"edge_index: negative node id {low} in row {row} at edge {low_at}, "
+            f"wanted 0..{limit - 1}"
         )
     if high >= limit:
         raise InputError(

@@ -52,7 +52,7 @@ def gated_aggregate(
         >>> csr = CSR.from_edge_index(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), num_nodes=3)
         >>> x = torch.tensor([[1.0], [2.0], [3.0]])
         >>> out, e = gated_aggregate(csr, x, x, x, torch.zeros(4, 1))
-        >>> out.flatten().round(decimals=4).tolist(), e.flatten().tolist()
+        >>> [round(v, 4) for v in out.flatten().tolist()], e.flatten().tolist()
         ([2.0, 2.0209, 2.0], [3.0, 3.0, 5.0, 5.0])
     """
     _check(csr, gate_dst, gate_src, value, edge)
@@ -85,7 +85,9 @@ def _check(
         wanted["edge"], given["edge"] = csr.num_entries, edge
     for name, tensor in given.items():
         if tensor.shape != (wanted[name], width):
-            raise InputError(f"{name}: shape {list(tensor.shape)}, wanted [{wanted[name]}, {width}]")
+            raise InputError(
+                f"{name}: shape {list(tensor.shape)}, wanted [{wanted[name]}, {width}]"
+            )
         if tensor.dtype != value.dtype or value.dtype not in cpu.DTYPES:
             raise InputError(f"{name}: dtype {tensor.dtype}, wanted one floating dtype for all")
 
@@ -186,11 +188,13 @@ def _gated_backward(
     scaled = cpu.empty(value, (n, width)) if normalize and gates is not None else None
     cpu.kernels.gated_backward(
         cpu.graph(rowptr, col, eid, value.size(0), entries, n),
-        cpu.graph(rowptr_t, col_t, eid_t, n, entries, value.size(0)), cpu.DTYPES[value.dtype], normalize, eps,
-        width, gate_dst.data_ptr(), gate_src.data_ptr(), value.data_ptr(), ldd, lds, ldv,
+        cpu.graph(rowptr_t, col_t, eid_t, n, entries, value.size(0)),
+        cpu.DTYPES[value.dtype], normalize, eps, width,
+        gate_dst.data_ptr(), gate_src.data_ptr(), value.data_ptr(), ldd, lds, ldv,
         cpu.address(gates), out.data_ptr(), sums.data_ptr() if normalize else 0, grad.data_ptr(),
         cpu.address(grad_gates), grad_edge.data_ptr() if gates is not None else 0,
-        cpu.address(scaled), grad_dst.data_ptr(), grad_src.data_ptr(), grad_value.data_ptr(), cpu.threads(),
+        cpu.address(scaled), grad_dst.data_ptr(), grad_src.data_ptr(), grad_value.data_ptr(),
+        cpu.threads(),
     )  # fmt: skip
     return grad_dst, grad_src, grad_value, grad_edge
 
@@ -249,7 +253,19 @@ _gated.register_autograd(_backward, setup_context=_setup_context)
 
 @_gated.register_kernel("cuda")
 def _(  # type: ignore[no-untyped-def]
-    gate_dst, gate_src, value, edge, rowptr, col, eid, _rowptr_t, _col_t, _eid_t, normalize, eps, keep
+    gate_dst,
+    gate_src,
+    value,
+    edge,
+    rowptr,
+    col,
+    eid,
+    _rowptr_t,
+    _col_t,
+    _eid_t,
+    normalize,
+    eps,
+    keep,
 ):
     from graphkit.ops.triton.gated import gated_forward  # only where there is a GPU
 

@@ -17,7 +17,9 @@ from graphkit.ops.csr import CSR
 STD_FLOOR = 1e-5
 
 
-def messages(csr: CSR, x: Tensor, edge: Tensor | None, message: str, lookup: Tensor | None) -> Tensor:
+def messages(
+    csr: CSR, x: Tensor, edge: Tensor | None, message: str, lookup: Tensor | None
+) -> Tensor:
     """``[E, F]`` messages in the order of the entries of ``csr``."""
     source = x.index_select(0, csr.col.long())
     if message == "copy":
@@ -114,7 +116,9 @@ def gated_aggregate(
     row, col, dtype = csr.row().long(), csr.col.long(), value.dtype
     gate_dst, gate_src, value = widen(gate_dst), widen(gate_src), widen(value)
     gate = gate_dst.index_select(0, row) + gate_src.index_select(0, col)
-    which = torch.arange(csr.num_entries, device=value.device) if csr.eid is None else csr.eid.long()
+    which = (
+        torch.arange(csr.num_entries, device=value.device) if csr.eid is None else csr.eid.long()
+    )
     if edge is not None:
         gate = gate + widen(edge).index_select(0, which)
     opened = torch.sigmoid(gate)

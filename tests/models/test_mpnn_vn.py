@@ -13,6 +13,7 @@ from torch_geometric.data import Batch, Data
 from graphkit.errors import InputError
 from graphkit.models import MPNNVN, create_model
 from graphkit.nn import batch_segments, broadcast, pool
+from graphkit.nn.encoders import ATOM_SIZES, BOND_SIZES
 
 CONVS = ("ogb_gin", "ogb_gcn", "gine", "gatedgcn", "gcn", "lrgb_gcn", "gcnii")
 MODES = (None, "append", "ogb", "gps_custom", "dsvn", "climate", "ffn")
@@ -21,13 +22,15 @@ MOLECULES = {"in_channels": "atom", "edge_dim": "bond"}
 
 def molecule(num_nodes: int, seed: int) -> Data:
     generator = torch.Generator().manual_seed(seed)
-    columns = [torch.randint(0, s, (num_nodes, 1), generator=generator) for s in (119, 5, 12, 12, 10, 6, 6, 2, 2)]  # fmt: skip
+
+    def columns(sizes: tuple[int, ...], rows: int) -> torch.Tensor:
+        return torch.cat([torch.randint(0, s, (rows, 1), generator=generator) for s in sizes], 1)
+
     chain = torch.stack([torch.arange(num_nodes - 1), torch.arange(1, num_nodes)])
-    bonds = torch.cat([torch.randint(0, s, (num_nodes - 1, 1), generator=generator) for s in (5, 6, 2)], 1)  # fmt: skip
     return Data(
-        x=torch.cat(columns, 1),
+        x=columns(ATOM_SIZES, num_nodes),
         edge_index=torch.cat([chain, chain.flip(0)], 1),
-        edge_attr=bonds.repeat(2, 1),
+        edge_attr=columns(BOND_SIZES, num_nodes - 1).repeat(2, 1),
         y=torch.rand(1, 1, generator=generator),
     )
 
@@ -48,8 +51,19 @@ def model(**kwargs: Any) -> MPNNVN:
         ({"conv": "ogb_gin", "virtual_node": "ogb", "hidden_channels": 300}, 3_336_606),
         ({"conv": "ogb_gcn", "virtual_node": "ogb", "hidden_channels": 300}, 1_979_101),
         ({"conv": "ogb_gin", "hidden_channels": 300}, 1_885_506),
-        ({"conv": "ogb_gin", "virtual_node": "ogb", "hidden_channels": 300, "out_channels": 128}, 3_374_833),  # fmt: skip
-        ({"conv": "gatedgcn", "virtual_node": "append", "hidden_channels": 138, "out_channels": 10}, 509_506),  # fmt: skip
+        (
+            {"conv": "ogb_gin", "virtual_node": "ogb", "hidden_channels": 300, "out_channels": 128},
+            3_374_833,
+        ),  # fmt: skip
+        (
+            {
+                "conv": "gatedgcn",
+                "virtual_node": "append",
+                "hidden_channels": 138,
+                "out_channels": 10,
+            },
+            509_506,
+        ),  # fmt: skip
         (
             {
                 "conv": "gatedgcn",
@@ -61,7 +75,15 @@ def model(**kwargs: Any) -> MPNNVN:
             506_398,
         ),
         ({"conv": "gine", "norm": None, "hidden_channels": 208, "out_channels": 10}, 475_706),
-        ({"conv": "lrgb_gcn", "virtual_node": "append", "hidden_channels": 300, "out_channels": 10}, 508_210),  # fmt: skip
+        (
+            {
+                "conv": "lrgb_gcn",
+                "virtual_node": "append",
+                "hidden_channels": 300,
+                "out_channels": 10,
+            },
+            508_210,
+        ),  # fmt: skip
     ],
 )
 def test_published_parameter_counts(kwargs: dict[str, Any], count: int) -> None:
@@ -72,7 +94,9 @@ def test_published_parameter_counts(kwargs: dict[str, Any], count: int) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("conv", CONVS)
 class TestEveryForm:
-    def test_a_graph_alone_gives_what_it_gives_in_a_batch(self, conv: str, mode: str | None) -> None:
+    def test_a_graph_alone_gives_what_it_gives_in_a_batch(
+        self, conv: str, mode: str | None
+    ) -> None:
         net = model(conv=conv, virtual_node=mode).eval().double()
         whole = net(molecules(4, 7, 3))
         for index, n in enumerate((4, 7, 3)):
@@ -141,7 +165,8 @@ def test_same_seed_same_result_to_the_bit() -> None:
 
 
 def test_config_rebuilds_the_model_and_takes_its_weights() -> None:
-    net = model(conv="gatedgcn", virtual_node="ogb", encodings=({"name": "rwse", "walk_length": 4, "dim": 2},))  # fmt: skip
+    rwse = {"name": "rwse", "walk_length": 4, "dim": 2}
+    net = model(conv="gatedgcn", virtual_node="ogb", encodings=(rwse,))
     again = create_model(net.name, **json.loads(json.dumps(net.config)))
     again.load_state_dict(net.state_dict())
     batch = molecules(4, 5)
@@ -164,7 +189,8 @@ def test_virtual_node_carries_a_label_along_a_path_that_is_longer_than_the_depth
 
     def accuracy(mode: str | None) -> float:
         torch.manual_seed(0)
-        net = MPNNVN(2, 1, level="node", conv="gcn", virtual_node=mode, hidden_channels=16, norm=None, residual=True)  # fmt: skip
+        options = {"level": "node", "conv": "gcn", "norm": None, "residual": True}
+        net = MPNNVN(2, 1, virtual_node=mode, hidden_channels=16, **options)
         optimizer = torch.optim.Adam(net.parameters(), 0.01)
         batch = paths(5)
         ends = torch.tensor([9, 19])
@@ -186,7 +212,9 @@ class TestSimulatesLinearAttention:
     """Theorem 4.1: two virtual-node steps compute linear attention exactly."""
 
     @staticmethod
-    def through_the_virtual_node(f_q: torch.Tensor, f_k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def through_the_virtual_node(
+        f_q: torch.Tensor, f_k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
         segments = batch_segments(torch.zeros(v.size(0), dtype=torch.long), 1)
         outer = (f_k[:, :, None] * v[:, None, :]).flatten(1)
         read = pool(torch.cat([outer, f_k], 1), segments, "sum")
@@ -238,12 +266,16 @@ class TestRefusals:
             model(virtual_node="apend")
 
     def test_unknown_argument_names_the_nearest(self) -> None:
-        with pytest.raises(InputError, match="model.hiden_channels.*did you mean 'hidden_channels'"):
+        with pytest.raises(
+            InputError, match="model.hiden_channels.*did you mean 'hidden_channels'"
+        ):
             create_model("mpnn_vn", in_channels=1, out_channels=1, hiden_channels=8)
 
     def test_missing_encoding_names_the_transform(self) -> None:
         net = model(encodings=({"name": "rwse", "walk_length": 4, "dim": 2},))
-        with pytest.raises(InputError, match="load the data set with the transform AddRandomWalkPE"):
+        with pytest.raises(
+            InputError, match="load the data set with the transform AddRandomWalkPE"
+        ):
             net(molecules(3, 3))
 
     def test_edge_attr_of_another_length(self) -> None:

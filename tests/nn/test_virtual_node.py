@@ -72,7 +72,9 @@ def test_one_graph_in_training_is_refused_where_batch_norm_needs_two() -> None:
 
 def test_appended_edges_equal_pygs_transform_for_one_graph() -> None:
     edge_index = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-    ours, owner = append_virtual_nodes(edge_index, batch_segments(torch.zeros(3, dtype=torch.long), 1))
+    ours, owner = append_virtual_nodes(
+        edge_index, batch_segments(torch.zeros(3, dtype=torch.long), 1)
+    )
     theirs = PyGVirtualNode()(Data(edge_index=edge_index, num_nodes=3)).edge_index
     assert torch.equal(ours, theirs)
     assert owner.tolist() == [0, 0, 0, 0]

@@ -95,7 +95,9 @@ def test_atom_encoder_is_the_sum_of_its_tables_forward_and_backward() -> None:
 def test_category_outside_its_table_is_named(column: int, value: int) -> None:
     index = torch.zeros(3, 9, dtype=torch.long)
     index[1, column] = value
-    with pytest.raises(InputError, match=rf"atom features: value {value} in column {column} of row 1"):
+    with pytest.raises(
+        InputError, match=rf"atom features: value {value} in column {column} of row 1"
+    ):
         AtomEncoder(4)(index)
 
 

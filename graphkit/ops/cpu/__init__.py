@@ -107,7 +107,9 @@ def graph(
         if index is not None and (
             index.dtype != rowptr.dtype or index.numel() != entries or not index.is_contiguous()
         ):
-            raise InputError(f"{name}: {_seen(index)}, wanted contiguous [{entries}] {rowptr.dtype}")
+            raise InputError(
+                f"{name}: {_seen(index)}, wanted contiguous [{entries}] {rowptr.dtype}"
+            )
     return (
         rowptr.element_size() * 8,
         rowptr.numel() - 1,
