@@ -41,8 +41,9 @@ class Graph:
 
 def random_graph(sources: int, destinations: int, edges: int, seed: int = 0) -> Graph:
     generator = torch.Generator().manual_seed(seed)
-    pair = [torch.randint(0, limit, (edges,), generator=generator) for limit in (sources, destinations)]
-    return Graph(torch.stack(pair), (sources, destinations))
+    size = (sources, destinations)
+    ends = [torch.randint(0, limit, (edges,), generator=generator) for limit in size]
+    return Graph(torch.stack(ends), size)
 
 
 def hub_graph(edges: int = 24_000) -> Graph:
@@ -139,7 +140,7 @@ def _gated_case(with_edge: bool, normalize: bool) -> OpCase:
 LAYOUTS = {
     "copy": ("none",),
     "scale": ("weight", "heads", "table_weight", "table_heads"),
-    **{message: ("edge", "table") for message in ("mul", "add", "add_relu")},
+    **dict.fromkeys(("mul", "add", "add_relu"), ("edge", "table")),
 }
 REDUCE_SETS = (*((r,) for r in REDUCES), ("mean", "min", "max", "std"), ("sum", "var"))
 
