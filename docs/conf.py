@@ -1,10 +1,14 @@
 """Sphinx: pages in Markdown, the reference from docstrings."""
 
-from importlib.metadata import version
+# autodoc imports modules with typing.TYPE_CHECKING set, under which pydantic does not work; a module
+# that is there already is not imported again.
+import pydantic  # noqa: F401
+
+from graphkit import __version__
 
 project = "graphkit"
 author = "the graphkit authors"
-release = version("graphkit")
+release = version = __version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -19,6 +23,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 napoleon_custom_sections = ["Shapes"]
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
