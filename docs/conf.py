@@ -2,13 +2,11 @@
 
 # autodoc imports modules with typing.TYPE_CHECKING set, under which pydantic does not work; a module
 # that is there already is not imported again.
-import pydantic  # noqa: F401
-
-from graphkit import __version__
+import graphkit.zoo
 
 project = "graphkit"
 author = "the graphkit authors"
-release = version = __version__
+release = version = graphkit.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
