@@ -1,7 +1,7 @@
 """Sphinx: pages in Markdown, the reference from docstrings."""
 
-# autodoc imports modules with typing.TYPE_CHECKING set, under which pydantic does not work; a module
-# that is there already is not imported again.
+# autodoc imports modules with typing.TYPE_CHECKING set, under which pydantic does not work; what is
+# imported already is left alone.
 import graphkit.zoo
 
 project = "graphkit"
