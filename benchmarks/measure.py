@@ -1,0 +1,160 @@
+"""How time and memory are taken; both are what a user of the process would see.
+
+Time: wall clock, ours and the peer's steps in turns, after one step of each that is not counted.
+Median and interquartile range over the repetitions.
+
+Memory: a process of its own per side. The first step on the full input is measured, caches that it
+builds included (graphkit's sorted view of the graph counts as extra). Extra is the peak of the
+resident set during the step, less the resident set just before (code loaded, inputs made), less
+the bytes of what the step returns. The kernel's own high-water mark (VmHWM) is reset first by
+writing 5 to /proc/self/clear_refs; where that is refused, a thread samples /proc/self/statm every
+half millisecond, which can only miss short peaks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.cases import Pair
+
+SECONDS_PER_SIDE = 12.0
+REPEATS = (3, 15)
+
+
+@dataclass
+class Timing:
+    """Milliseconds."""
+
+    median: float
+    quartiles: tuple[float, float]
+    fastest: float
+    repeats: int
+
+
+def time_pair(pair: Pair, repeats: int | None = None) -> dict[str, Any]:
+    """Time both sides in turns; ``ratio`` is the peer's median over ours."""
+    outputs, first = [], []
+    for step in (pair.ours, pair.peer):
+        pair.prepare()
+        begin = time.perf_counter()
+        outputs.append(step())
+        first.append(time.perf_counter() - begin)
+    difference = compare(*outputs, pair.tolerance) if pair.tolerance is not None else None
+    del outputs
+    if repeats is None:
+        repeats = int(min(max(SECONDS_PER_SIDE / max(first), REPEATS[0]), REPEATS[1]))
+        if max(first) < 0.1:
+            repeats = 60
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for times, step in zip(taken, (pair.ours, pair.peer), strict=True):
+            pair.prepare()
+            begin = time.perf_counter()
+            result = step()
+            times.append((time.perf_counter() - begin) * 1e3)
+            del result  # freeing is not part of the step
+    ours, peer = (_summary(times) for times in taken)
+    return {
+        "ours_ms": asdict(ours),
+        "peer_ms": asdict(peer),
+        "ratio": peer.median / ours.median,
+        "largest_difference": difference,
+    }
+
+
+def compare(ours: Any, peer: Any, tolerance: float) -> float:
+    """Largest difference, relative to the size of the peer's values; too much is an error."""
+    largest = 0.0
+    for a, b in zip(ours, peer, strict=True):
+        scale = float(b.abs().max()) if b.numel() else 1.0
+        largest = max(largest, float((a - b).abs().max()) / max(scale, 1e-6) if a.numel() else 0.0)
+    if largest > tolerance:
+        raise RuntimeError(
+            f"the two sides differ by {largest:.2e}, at most {tolerance} is rounding"
+        )
+    return largest
+
+
+def _summary(times: list[float]) -> Timing:
+    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
+    return Timing(statistics.median(times), (low, high), min(times), len(times))
+
+
+def extra_memory(step: Callable[[], Any], prepare: Callable[[], None]) -> int:
+    """Bytes; see the head of this file."""
+    prepare()
+    gc.collect()
+    _give_back_free_memory()
+    before = resident()
+    with PeakMemory() as peak:
+        result = step()
+    returned = sum(t.numel() * t.element_size() for t in result if isinstance(t, torch.Tensor))
+    return max(0, peak.bytes - before - returned)
+
+
+class PeakMemory:
+    """Peak of the resident set while the block runs."""
+
+    def __enter__(self) -> PeakMemory:
+        self.bytes = 0
+        try:
+            with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+                file.write("5")
+            self._sampler = None
+        except OSError:
+            self._stop = threading.Event()
+            self._sampler = threading.Thread(target=self._sample, daemon=True)
+            self._sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sampler is None:
+            self.bytes = _status("VmHWM")
+        else:
+            self._stop.set()
+            self._sampler.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.0005):
+            self.bytes = max(self.bytes, resident())
+
+
+def resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def _give_back_free_memory() -> None:
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # another C library: the baseline is then a little high for both sides
+
+
+def bandwidth(step: Callable[[], Any], bytes_moved: int, repeats: int = 7) -> float:
+    """GB/s of the median run."""
+    step()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - begin)
+    return bytes_moved / statistics.median(times) / 1e9
