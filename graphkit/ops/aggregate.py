@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from graphkit.errors import InputError, nearest
 from graphkit.ops import backends, cpu, reference
 from graphkit.ops.csr import CSR
+from graphkit.ops.eager import is_plain
 from graphkit.ops.lookup import through as _through
 
 MESSAGES = ("copy", "scale", "mul", "add", "add_relu")
@@ -91,7 +94,10 @@ def aggregate(
             rowptr_t, col_t, eid_t = transposed.rowptr, transposed.col, transposed.eid
         if lookup is not None and edge is not None:
             eid, eid_t = _through(csr, lookup, needs_grad, edge.size(0))
-        out = _aggregate(
+        run: Any = _aggregate
+        if is_plain(x, edge):
+            run = _Eager.apply if needs_grad else _aggregate_cpu
+        out = run(
             x, edge, csr.rowptr, csr.col, eid, rowptr_t, col_t, eid_t, message,
             ",".join(reduces), lookup is not None, needs_grad,
         )[0]  # fmt: skip
@@ -182,8 +188,7 @@ def _edge_rows(edge: Tensor | None, message: str) -> tuple[Tensor | None, int]:
     return cpu.rows(edge if edge.dim() == 2 else edge.unsqueeze(1))
 
 
-@torch.library.custom_op("graphkit::aggregate", mutates_args=(), device_types="cpu")
-def _aggregate(
+def _aggregate_cpu(
     x: Tensor,
     edge: Tensor | None,
     rowptr: Tensor,
@@ -220,6 +225,11 @@ def _aggregate(
     return out, mean, low, high
 
 
+_aggregate = torch.library.custom_op(
+    "graphkit::aggregate", _aggregate_cpu, mutates_args=(), device_types="cpu"
+)
+
+
 @_aggregate.register_fake
 def _(
     x: Tensor,
@@ -249,8 +259,7 @@ def _(
     )
 
 
-@torch.library.custom_op("graphkit::aggregate_backward", mutates_args=(), device_types="cpu")
-def _aggregate_backward(
+def _aggregate_backward_cpu(
     grad: Tensor,
     x: Tensor,
     edge: Tensor | None,
@@ -303,6 +312,27 @@ def _aggregate_backward(
     assert cpu.kernels is not None
     forward = cpu.graph(rowptr, col, eid, x.size(0), edge_rows)
     transposed = cpu.graph(rowptr_t, col_t, eid_t, n, edge_rows, x.size(0))
+    if simple and not need_edge and message != "add_relu":
+        # The gradient is itself a sum over the transposed graph: the quickest kernel serves.
+        weights, which, kind = edge_2d, eid_t, message
+        if message == "add" or message == "copy":
+            weights, which, kind = None, None, "copy"
+        if names == ["mean"]:
+            degree = rowptr[1:] - rowptr[:-1]
+            inverse = degree.clamp(min=1).to(x.dtype).reciprocal()
+            if kind == "copy":
+                weights, which, kind = inverse[:, None], col_t, "scale"
+            else:
+                grad = grad * inverse[:, None, None]
+        lde = 0 if weights is None else weights.stride(0)
+        table_rows = 0 if weights is None else weights.size(0)
+        cpu.kernels.aggregate_forward(
+            cpu.graph(rowptr_t, col_t, which, n, table_rows, x.size(0)), code,
+            MESSAGES.index(kind), [REDUCES.index("sum")], width, _heads(weights, kind),
+            grad.data_ptr(), width, cpu.address(weights), lde, grad_x.data_ptr(), 0, 0, 0,
+            cpu.threads(),
+        )  # fmt: skip
+        return grad_x, grad_edge
     address_x = grad_x.data_ptr() if need_x else 0
     address_edge = grad_edge.data_ptr() if grad_edge.numel() else 0
     if any(r not in ("min", "max") for r in names):
@@ -333,6 +363,11 @@ def _aggregate_backward(
             address_x, address_edge, cpu.threads(),
         )  # fmt: skip
     return grad_x.to(dtype), grad_edge.to(dtype)
+
+
+_aggregate_backward = torch.library.custom_op(
+    "graphkit::aggregate_backward", _aggregate_backward_cpu, mutates_args=(), device_types="cpu"
+)
 
 
 @_aggregate_backward.register_fake
@@ -376,20 +411,38 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.options = (message, reduces, is_table)
 
 
-def _backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
+def _gradients(ctx, grad, backward):  # type: ignore[no-untyped-def]
     x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, out, mean, low, high = ctx.saved_tensors
     message, reduces, is_table = ctx.options
     if ctx.linear:
         x = grad.new_empty(1, 1).expand(ctx.shape)  # only its shape is read
     need_x, need_edge = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-    grad_x, grad_edge = _aggregate_backward(
+    grad_x, grad_edge = backward(
         grad, x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, message, reduces, is_table,
         out, mean, low, high, need_x, need_edge,
     )  # fmt: skip
     return grad_x if need_x else None, grad_edge if need_edge else None, *[None] * 10
 
 
-_aggregate.register_autograd(_backward, setup_context=_setup_context)
+_aggregate.register_autograd(
+    lambda ctx, grad, *_: _gradients(ctx, grad, _aggregate_backward), setup_context=_setup_context
+)
+
+
+class _Eager(torch.autograd.Function):
+    # With `setup_context` apart, torch binds the signature anew at every call.
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = _aggregate_cpu(*inputs)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        return _gradients(ctx, grad, _aggregate_backward_cpu)
 
 
 @_aggregate.register_kernel("cuda")

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphkit.errors import InputError
 from graphkit.ops import cpu
+from graphkit.ops.eager import is_plain
 
 _INT32_MAX = 2**31 - 1
 _memo: Any = WeakTensorKeyDictionary()
@@ -135,7 +136,8 @@ class CSR:
     def transpose(self) -> CSR:
         """The same entries sorted by source, with the edges they came from; built once."""
         if self._transposed is None:
-            rowptr, col, eid = transpose_arrays(self.rowptr, self.col, self.eid, self.num_cols)
+            flip = _transpose_arrays if is_plain(self.col) else transpose_arrays
+            rowptr, col, eid = flip(self.rowptr, self.col, self.eid, self.num_cols)
             self._transposed = CSR(rowptr, col, eid, self.num_cols, self.num_rows)
             self._transposed._transposed = self
         return self._transposed
@@ -177,7 +179,8 @@ def _build(edge_index: Tensor, size: tuple[int, int], flow: str, validate: bool)
         source_row = 0 if flow == "source_to_target" else 1
         _check_range(source, num_cols, source_row)
         _check_range(target, num_rows, 1 - source_row)
-    rowptr, col, eid = sort_arrays(target, source, num_rows, num_cols)
+    sort = _sort_arrays if is_plain(edge_index) else sort_arrays
+    rowptr, col, eid = sort(target, source, num_rows, num_cols)
     return CSR(rowptr, col, eid, num_rows, num_cols)
 
 
@@ -204,8 +207,7 @@ def _check_range(index: Tensor, limit: int, row: int) -> None:
         )
 
 
-@torch.library.custom_op("graphkit::csr_sort", mutates_args=())
-def sort_arrays(
+def _sort_arrays(
     key: Tensor, other: Tensor, num_rows: int, num_cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Stable sort of edges by ``key``: rowptr, the other end, and the edge of each entry."""
@@ -229,6 +231,9 @@ def sort_arrays(
     return rowptr, col, perm
 
 
+sort_arrays = torch.library.custom_op("graphkit::csr_sort", _sort_arrays, mutates_args=())
+
+
 @sort_arrays.register_fake
 def _(key: Tensor, other: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.int32
@@ -239,8 +244,7 @@ def _(key: Tensor, other: Tensor, num_rows: int, num_cols: int) -> tuple[Tensor,
     )
 
 
-@torch.library.custom_op("graphkit::csr_transpose", mutates_args=())
-def transpose_arrays(
+def _transpose_arrays(
     rowptr: Tensor, col: Tensor, eid: Tensor | None, num_cols: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the entries of a CSR by column: rowptr, row and edge of each entry."""
@@ -259,6 +263,9 @@ def transpose_arrays(
         eid_t.data_ptr(), cpu.threads(),
     )  # fmt: skip
     return rowptr_t, col_t, eid_t
+
+
+transpose_arrays = torch.library.custom_op("graphkit::csr_transpose", _transpose_arrays, mutates_args=())
 
 
 @transpose_arrays.register_fake

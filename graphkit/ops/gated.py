@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from graphkit.errors import InputError
 from graphkit.ops import backends, cpu, reference
 from graphkit.ops.csr import CSR
+from graphkit.ops.eager import is_plain
 
 
 def gated_aggregate(
@@ -68,7 +72,10 @@ def gated_aggregate(
     if needs_grad:
         transposed = csr.transpose()
         rowptr_t, col_t, eid_t = transposed.rowptr, transposed.col, transposed.eid
-    out, gates, _ = _gated(
+    run: Any = _gated
+    if is_plain(*tensors):
+        run = _Eager.apply if needs_grad else _gated_cpu
+    out, gates, _ = run(
         gate_dst, gate_src, value, edge, csr.rowptr, csr.col, csr.eid, rowptr_t, col_t, eid_t,
         normalize, eps, needs_grad,
     )  # fmt: skip
@@ -92,8 +99,7 @@ def _check(
             raise InputError(f"{name}: dtype {tensor.dtype}, wanted one floating dtype for all")
 
 
-@torch.library.custom_op("graphkit::gated_aggregate", mutates_args=(), device_types="cpu")
-def _gated(
+def _gated_cpu(
     gate_dst: Tensor,
     gate_src: Tensor,
     value: Tensor,
@@ -129,6 +135,11 @@ def _gated(
     return out, gates, sums
 
 
+_gated = torch.library.custom_op(
+    "graphkit::gated_aggregate", _gated_cpu, mutates_args=(), device_types="cpu"
+)
+
+
 @_gated.register_fake
 def _(
     gate_dst: Tensor,
@@ -152,8 +163,7 @@ def _(
     )
 
 
-@torch.library.custom_op("graphkit::gated_aggregate_backward", mutates_args=(), device_types="cpu")
-def _gated_backward(
+def _gated_backward_cpu(
     grad: Tensor,
     grad_gates: Tensor | None,
     gate_dst: Tensor,
@@ -199,6 +209,11 @@ def _gated_backward(
     return grad_dst, grad_src, grad_value, grad_edge
 
 
+_gated_backward = torch.library.custom_op(
+    "graphkit::gated_aggregate_backward", _gated_backward_cpu, mutates_args=(), device_types="cpu"
+)
+
+
 @_gated_backward.register_fake
 def _(
     grad: Tensor,
@@ -236,11 +251,11 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.options = (normalize, eps)
 
 
-def _backward(ctx, grad, grad_gates, _):  # type: ignore[no-untyped-def]
+def _gradients(ctx, grad, grad_gates, backward):  # type: ignore[no-untyped-def]
     gate_dst, gate_src, value, gates, *structure, out, sums = ctx.saved_tensors
     if grad is None:
         grad = torch.zeros_like(out)
-    grads = _gated_backward(
+    grads = backward(
         grad, None if gates is None else grad_gates, gate_dst, gate_src, value, gates, *structure,
         *ctx.options, out, sums,
     )  # fmt: skip
@@ -248,7 +263,25 @@ def _backward(ctx, grad, grad_gates, _):  # type: ignore[no-untyped-def]
     return *wanted, *[None] * 9
 
 
-_gated.register_autograd(_backward, setup_context=_setup_context)
+_gated.register_autograd(
+    lambda ctx, grad, grad_gates, _: _gradients(ctx, grad, grad_gates, _gated_backward),
+    setup_context=_setup_context,
+)
+
+
+class _Eager(torch.autograd.Function):
+    # With `setup_context` apart, torch binds the signature anew at every call.
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = _gated_cpu(*inputs)
+        ctx.mark_non_differentiable(output[2], *([] if inputs[3] is not None else [output[1]]))
+        _setup_context(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_gates: Tensor | None, _: Any) -> Any:
+        return _gradients(ctx, grad, grad_gates, _gated_backward_cpu)
 
 
 @_gated.register_kernel("cuda")

@@ -25,6 +25,16 @@ class AggregateBackwardKernel {
         width_(a.width), stride_((a.width + 15) / 16 * 16) {}
 
   Fault run() {
+    with_message(messages_.kind, [&](auto tag) {
+      if (slope_) run_as<tag(), true>();
+      else run_as<tag(), false>();
+    });
+    return fault_.result();
+  }
+
+ private:
+  template <Message M, bool HasSlope>
+  void run_as() {
     const Graph &g = a_.graph;
     const int threads = threads_for(g.num_entries * width_ + g.num_rows, a_.threads);
     const bool tables = grad_edge_ && a_.edge_is_table;
@@ -47,37 +57,31 @@ class AggregateBackwardKernel {
         for (int64_t j = block.begin; j < block.end; ++j) {
           const Range entries = rows_.entries(j, fault_);
           if (entries.size() > hub_degree) continue;
-          accumulate(j, entries, scratch.data(), own_table);
-          finish(j, scratch.data());
+          C *sum = grad_x_ ? grad_x_.begin_write(j, scratch.data()) : scratch.data();
+          accumulate<M, HasSlope>(j, entries, sum, scratch.data(), own_table);
+          if (grad_x_) grad_x_.commit(j, sum);
         }
       }
       stream_fence();
     }
     for (size_t h = 0; h < hubs.size(); ++h)
-      hub(hubs[h], tables ? 1 : threads,
+      hub<M, HasSlope>(
+          hubs[h], tables ? 1 : threads,
           tables ? table.data() + (blocks + int64_t(h)) * table_size : nullptr);
     if (tables) combine(table, table_size, blocks + int64_t(hubs.size()));
-    return fault_.result();
   }
 
- private:
   static constexpr int64_t scratch_rows = 7;
 
-  // scratch: the sum, then room for x, edge, shift, slope, dm and an edge row to be narrowed.
-  void accumulate(int64_t j, Range entries, C *scratch, C *table) {
-    std::fill(scratch, scratch + width_, C(0));
+  // scratch: a sum, then room for x, edge, shift, slope, dm and an edge row to be narrowed.
+  template <Message M, bool HasSlope>
+  void accumulate(int64_t j, Range entries, C *total, C *scratch, C *table) {
+    C *__restrict sum = total;
+    std::fill(sum, sum + width_, C(0));
     Entry<C> entry{};
     if (messages_.x) entry.x = messages_.x.read(j, scratch + stride_);
-    with_message(messages_.kind, [&](auto tag) {
-      if (slope_) walk<tag(), true>(entry, entries, scratch, table);
-      else walk<tag(), false>(entry, entries, scratch, table);
-    });
-  }
-
-  template <Message M, bool HasSlope>
-  void walk(Entry<C> entry, Range entries, C *scratch, C *table) {
-    C *__restrict sum = scratch;
     C *__restrict dm = scratch + 5 * stride_;
+    constexpr bool wide = M != Message::copy && M != Message::scale;
     for (int64_t k = entries.begin; k < entries.end; ++k) {
       if (k + prefetch_distance < a_.graph.num_entries) {
         shift_.prefetch(messages_.col[k + prefetch_distance]);
@@ -95,16 +99,26 @@ class AggregateBackwardKernel {
         continue;
       }
       const C *slope = HasSlope ? slope_.read(i, scratch + 4 * stride_) : nullptr;
-      if (M != Message::copy && M != Message::scale && !messages_.narrow_edge && grad_edge_ && !table) {
-        C *to = grad_edge_.begin_write(e, scratch + 6 * stride_);
+      if (wide && !messages_.narrow_edge && grad_edge_) {
+        C *to = table ? table + e * width_ : grad_edge_.begin_write(e, scratch + 6 * stride_);
+        if (table) {
 #pragma GCC ivdep
-        for (int64_t f = 0; f < width_; ++f) {
-          C g = shift[f] * factor;
-          if constexpr (HasSlope) g += slope[f] * message_value<M>(entry, f);
-          sum[f] += g * slope_of_x<M>(entry, f);
-          to[f] = g * slope_of_edge<M>(entry, f);
+          for (int64_t f = 0; f < width_; ++f) {
+            C g = shift[f] * factor;
+            if constexpr (HasSlope) g += slope[f] * message_value<M>(entry, f);
+            sum[f] += g * slope_of_x<M>(entry, f);
+            to[f] += g * slope_of_edge<M>(entry, f);
+          }
+        } else {
+#pragma GCC ivdep
+          for (int64_t f = 0; f < width_; ++f) {
+            C g = shift[f] * factor;
+            if constexpr (HasSlope) g += slope[f] * message_value<M>(entry, f);
+            sum[f] += g * slope_of_x<M>(entry, f);
+            to[f] = g * slope_of_edge<M>(entry, f);
+          }
+          grad_edge_.commit(e, to);
         }
-        grad_edge_.commit(e, to);
         continue;
       }
 #pragma GCC ivdep
@@ -114,18 +128,10 @@ class AggregateBackwardKernel {
         dm[f] = g;
         sum[f] += g * slope_of_x<M>(entry, f);
       }
-      if (M != Message::copy && grad_edge_) {
-        C *own = table ? table + e * messages_.edge_width : nullptr;
-        if (messages_.narrow_edge) weight_gradient(entry, dm, e, own, scratch + 6 * stride_);
-        else add_to_table<M>(entry, dm, own);
-      }
+      if (messages_.narrow_edge && grad_edge_)
+        weight_gradient(entry, dm, e, table ? table + e * messages_.edge_width : nullptr,
+                        scratch + 6 * stride_);
     }
-  }
-
-  template <Message M>
-  void add_to_table(const Entry<C> &entry, const C *__restrict dm, C *__restrict own) {
-#pragma GCC ivdep
-    for (int64_t f = 0; f < width_; ++f) own[f] += dm[f] * slope_of_edge<M>(entry, f);
   }
 
   // d scale / d weight of a head: the dot product of dm and x over its features.
@@ -147,25 +153,24 @@ class AggregateBackwardKernel {
     if (!own) grad_edge_.commit(e, to);
   }
 
-  void finish(int64_t j, const C *sum) {
-    if (!grad_x_) return;
-    C *to = grad_x_.begin_write(j, const_cast<C *>(sum));
-    if (to != sum) std::copy(sum, sum + width_, to);
-    grad_x_.commit(j, to);
-  }
-
+  template <Message M, bool HasSlope>
   void hub(int64_t j, int threads, C *table) {
     const Range row = rows_.entries(j, fault_);
     const int64_t pieces = num_pieces(row), size = stride_ * scratch_rows;
+    if (!pieces) return;
     std::vector<C> scratch(size_t(pieces * size));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
     for (int64_t p = 0; p < pieces; ++p) {
-      accumulate(j, piece(row, p), scratch.data() + p * size, table);
+      C *sum = scratch.data() + p * size;
+      accumulate<M, HasSlope>(j, piece(row, p), sum, sum, table);
       stream_fence();
     }
+    if (!grad_x_) return;
+    C *to = grad_x_.begin_write(j, scratch.data());
+    if (to != scratch.data()) std::copy(scratch.data(), scratch.data() + width_, to);
     for (int64_t p = 1; p < pieces; ++p)
-      for (int64_t f = 0; f < width_; ++f) scratch[size_t(f)] += scratch[size_t(p * size + f)];
-    if (pieces) finish(j, scratch.data());
+      for (int64_t f = 0; f < width_; ++f) to[f] += scratch[size_t(p * size + f)];
+    grad_x_.commit(j, to);
     stream_fence();
   }
 

@@ -1,4 +1,5 @@
-// out_i = REDUCE_{k in row i} MESSAGE(x_col[k], edge_eid[k]): all reduces in one pass over the row.
+// out_i = REDUCE_{k in row i} MESSAGE(x_col[k], edge_eid[k]): any reduces, in one pass over the row.
+// A single sum or mean has a kernel of its own in aggregate_sum.h.
 #pragma once
 #include <cmath>
 
@@ -7,8 +8,8 @@
 namespace graphkit {
 namespace {
 
-// Running values of one row. Unless only sums are wanted, `sum` and `square` are taken around
-// `origin`, the row's first message, so that the variance does not cancel.
+// Running values of one row. `sum` and `square` are taken around `origin`, the row's first message,
+// so that the variance does not cancel.
 template <class C>
 struct RowState {
   C *sum, *square, *origin, *low, *high, *message, *scratch;
@@ -73,10 +74,7 @@ class AggregateForwardKernel {
   }
 
  private:
-  bool only_sums() const { return !moments_ && !extrema_; }
-
   void reduce(const RowState<C> &s, Range entries, Range row) {
-    if (only_sums()) return add(s, entries);
     if (row.begin == row.end) return;
     Entry<C> entry{};
     if (!messages_.fetch(row.begin, entry, s.scratch, fault_)) return;
@@ -118,33 +116,6 @@ class AggregateForwardKernel {
     with_message(messages_.kind, [&](auto tag) {
 #pragma GCC ivdep
       for (int64_t f = 0; f < width_; ++f) to[f] = message_value<tag()>(entry, f);
-    });
-  }
-
-  void add(const RowState<C> &s, Range entries) {
-    std::fill(s.sum, s.sum + width_, C(0));
-    with_message(messages_.kind, [&](auto tag) {
-      constexpr Message M = tag();
-      C *__restrict sum = s.sum;
-      Entry<C> e[4];
-      int64_t k = entries.begin;
-      for (; k + 4 <= entries.end; k += 4) {  // a quarter of the traffic to the running sum
-        for (int n = 0; n < 4; ++n) messages_.prefetch(k + prefetch_distance + n);
-        for (int n = 0; n < 4; ++n)
-          if (!messages_.fetch(k + n, e[n], s.scratch + 2 * n * stride_, fault_)) return;
-        const Entry<C> e0 = e[0], e1 = e[1], e2 = e[2], e3 = e[3];
-#pragma GCC ivdep
-        for (int64_t f = 0; f < width_; ++f)
-          sum[f] += (message_value<M>(e0, f) + message_value<M>(e1, f)) +
-                    (message_value<M>(e2, f) + message_value<M>(e3, f));
-      }
-      for (; k < entries.end; ++k) {
-        messages_.prefetch(k + prefetch_distance);
-        if (!messages_.fetch(k, e[0], s.scratch, fault_)) return;
-        const Entry<C> e0 = e[0];
-#pragma GCC ivdep
-        for (int64_t f = 0; f < width_; ++f) sum[f] += message_value<M>(e0, f);
-      }
     });
   }
 
@@ -202,7 +173,6 @@ class AggregateForwardKernel {
   void combine(const RowState<C> &s, const RowState<C> &later) {
     for (int64_t f = 0; f < width_; ++f) {
       s.sum[f] += later.sum[f];
-      if (only_sums()) continue;
       s.square[f] += later.square[f];
       if (later.arg_low[f] >= 0 && beats(later.low[f] < s.low[f], later.low[f], s.low[f])) {
         s.low[f] = later.low[f];
@@ -215,8 +185,8 @@ class AggregateForwardKernel {
     }
   }
 
-  C mean(const RowState<C> &s, int64_t f, C inverse) const {
-    return only_sums() ? s.sum[f] * inverse : s.sum[f] * inverse + s.origin[f];
+  static C mean(const RowState<C> &s, int64_t f, C inverse) {
+    return s.sum[f] * inverse + s.origin[f];
   }
 
   static C variance(const RowState<C> &s, int64_t f, C inverse) {
@@ -249,7 +219,7 @@ class AggregateForwardKernel {
     switch (reduce) {
       case Reduce::sum:
         for (int64_t f = 0; f < width_; ++f)
-          out[f] = only_sums() ? s.sum[f] : s.sum[f] + C(degree) * s.origin[f];
+          out[f] = s.sum[f] + C(degree) * s.origin[f];
         break;
       case Reduce::mean:
         for (int64_t f = 0; f < width_; ++f) out[f] = mean(s, f, inverse);

@@ -1,6 +1,7 @@
 // Compiled once per ISA: GRAPHKIT_ISA names the table that module.cpp chooses from at run time.
 #include "aggregate_backward.h"
 #include "aggregate_forward.h"
+#include "aggregate_sum.h"
 #include "gated.h"
 
 namespace graphkit {
@@ -13,7 +14,10 @@ auto with_compute(Dtype dtype, F f) {
 }
 
 Fault run_aggregate_forward(const AggregateForward &a) {
-  return with_compute(a.dtype, [&](auto c) { return AggregateForwardKernel<decltype(c)>(a).run(); });
+  return with_compute(a.dtype, [&](auto c) {
+    using C = decltype(c);
+    return SumKernel<C>::serves(a) ? SumKernel<C>(a).run() : AggregateForwardKernel<C>(a).run();
+  });
 }
 
 void run_aggregate_moments(const AggregateMoments &a) {
