@@ -79,11 +79,17 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def command_line() -> str:
-    """Return the command as a user would type it again."""
+    """Return the command as a user would type it again, without where its run folder lay."""
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     if program in ("__main__.py", "cli.py"):
         program = "graphkit"
-    return shlex.join([program, *sys.argv[1:]])
+    arguments: list[str] = []
+    for word in sys.argv[1:]:
+        if arguments and arguments[-1] == "--runs":
+            arguments.pop()
+        elif not word.startswith("--runs="):
+            arguments.append(word)
+    return shlex.join([program, *arguments])
 
 
 def hardware(accelerator: str = "auto") -> dict[str, Any]:
