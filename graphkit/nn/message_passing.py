@@ -46,6 +46,17 @@ class MessagePassing(PyGMessagePassing):
         [[0.0], [1.0]]
     """
 
+    @property
+    def explain(self) -> bool | None:
+        """Whether an explainer wants to see the messages."""
+        return self._explain
+
+    @explain.setter
+    def explain(self, explain: bool | None) -> None:
+        PyGMessagePassing.explain.fset(self, explain)  # type: ignore[attr-defined]
+        # PyG has put a `propagate` of its own on the layer; it would stay after the explanation.
+        self.__dict__.pop("propagate", None)
+
     def fused(self, *args: Any, **kwargs: Any) -> Tensor:
         """Compute ``propagate``'s result: ``fused(csr, **arguments_of_propagate)``."""
         raise NotImplementedError
@@ -84,7 +95,9 @@ class MessagePassing(PyGMessagePassing):
         """PyG's ``propagate``, by the fused kernels where they apply."""
         x = kwargs.get("x")
         if not self.takes_fused_way(edge_index, x):
-            return super().propagate(edge_index, size=size, **kwargs)
+            # By name: constructing a PyG layer replaces `propagate` of its class, which is next in
+            # our order of bases, by generated code that knows no explainers.
+            return PyGMessagePassing.propagate(self, edge_index, size=size, **kwargs)
         csr = CSR.from_edge_index(edge_index, size=self._sizes(x, size), flow=self.flow)
         return self.fused(csr, **kwargs)
 
