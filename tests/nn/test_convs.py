@@ -1,0 +1,359 @@
+"""One contract for all fused convolutions: their own definition, PyG's class, and good manners."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+
+import graphkit.nn as gk
+from graphkit.errors import InputError
+from graphkit.ops import CSR
+
+WIDTH = 8
+AGGREGATIONS = ["sum", "add", "mean", "min", "max", "var", "std"]
+LISTS = [["mean", "max"], ["mean", "min", "max", "std"], ["sum", "var"]]
+
+
+@dataclass
+class Conv:
+    """How to build a layer from either library, and what it takes besides ``x, edge_index``."""
+
+    name: str
+    options: dict = field(default_factory=dict)
+    edge: Callable[[int], Tensor] | None = None
+    bipartite: bool = False
+    wraps: bool = False  # GIN-like layers take a network as their first argument
+    first: tuple = (WIDTH, WIDTH)
+
+    def build(self, library=gk, **more) -> nn.Module:
+        torch.manual_seed(7)
+        arguments = (nn.Linear(self.wide(more), WIDTH),) if self.wraps else self.first
+        return getattr(library, self.name)(*arguments, **{**self.options, **more}).double()
+
+    def wide(self, more) -> int:
+        return WIDTH
+
+    @property
+    def has_peer(self) -> bool:
+        return hasattr(pyg, self.name)
+
+
+def weights(edges: int) -> Tensor:
+    return torch.rand(edges, dtype=torch.float64) + 0.1
+
+
+def wide_edges(edges: int, width: int = WIDTH) -> Tensor:
+    return torch.randn(edges, width, dtype=torch.float64)
+
+
+CONVS = {
+    "gcn": Conv("GCNConv"),
+    "gcn-weights": Conv("GCNConv", edge=weights),
+    "gcn-improved": Conv("GCNConv", {"improved": True}, edge=weights),
+    "gcn-no-loops": Conv("GCNConv", {"add_self_loops": False}, edge=weights),
+    "gcn-plain": Conv("GCNConv", {"normalize": False}),
+    "gcn-plain-weights": Conv("GCNConv", {"normalize": False}, edge=weights),
+    "gcn-no-bias": Conv("GCNConv", {"bias": False}),
+    "gcn-cached": Conv("GCNConv", {"cached": True}),
+    "gcn-backwards": Conv("GCNConv", {"flow": "target_to_source"}),
+    "sage": Conv("SAGEConv", bipartite=True),
+    "sage-normalize": Conv("SAGEConv", {"normalize": True}, bipartite=True),
+    "sage-project": Conv("SAGEConv", {"project": True}, bipartite=True),
+    "sage-no-root": Conv("SAGEConv", {"root_weight": False}, bipartite=True),
+    **{f"sage-{a}": Conv("SAGEConv", {"aggr": a}, bipartite=True) for a in AGGREGATIONS},
+    **{f"sage-{'+'.join(a)}": Conv("SAGEConv", {"aggr": a}, bipartite=True) for a in LISTS},
+    "gin": Conv("GINConv", bipartite=True, wraps=True),
+    "gin-eps": Conv("GINConv", {"eps": 0.3, "train_eps": True}, bipartite=True, wraps=True),
+    "gin-max": Conv("GINConv", {"aggr": "max"}, bipartite=True, wraps=True),
+    "gine": Conv("GINEConv", edge=wide_edges, bipartite=True, wraps=True),
+    "gine-edge-dim": Conv(
+        "GINEConv", {"edge_dim": 3, "train_eps": True}, lambda e: wide_edges(e, 3), True, True
+    ),
+    "gine-mean": Conv("GINEConv", {"aggr": "mean"}, edge=wide_edges, bipartite=True, wraps=True),
+    "gatedgcn": Conv("GatedGCNConv", edge=wide_edges),
+    "gatedgcn-edge-dim": Conv("GatedGCNConv", {"edge_dim": 3}, lambda e: wide_edges(e, 3)),
+    "gatedgcn-backwards": Conv("GatedGCNConv", {"flow": "target_to_source"}, edge=wide_edges),
+}  # fmt: skip
+EVERY = pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS.keys())
+PEERS = pytest.mark.parametrize(
+    "conv",
+    [c for c in CONVS.values() if c.has_peer],
+    ids=[k for k, c in CONVS.items() if c.has_peer],
+)
+BIPARTITE = pytest.mark.parametrize(
+    "conv",
+    [c for c in CONVS.values() if c.bipartite],
+    ids=[k for k, c in CONVS.items() if c.bipartite],
+)
+
+
+def graph(nodes=14, edges=50, seed=0):
+    """Duplicates, self-loops and isolated nodes (the last two) included."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, nodes - 2, (2, edges), generator=generator)
+
+
+def inputs(conv: Conv, edge_index: Tensor, nodes=14) -> list[Tensor]:
+    torch.manual_seed(1)
+    x = torch.randn(nodes, WIDTH, dtype=torch.float64)
+    return [x, edge_index] if conv.edge is None else [x, edge_index, conv.edge(edge_index.size(1))]
+
+
+def run(layer: nn.Module, arguments: list) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Outputs, and the gradient of every floating input and parameter for one fixed cotangent."""
+    pairs = [a if isinstance(a, tuple) else (a,) for a in arguments]
+    leaves = [
+        tuple(t.detach().clone().requires_grad_() if t.is_floating_point() else t for t in pair)
+        for pair in pairs
+    ]
+    given = [
+        pair if isinstance(a, tuple) else pair[0] for a, pair in zip(arguments, leaves, strict=True)
+    ]
+    out = layer(*given)
+    out = out if isinstance(out, tuple) else (out,)
+    generator = torch.Generator().manual_seed(2)
+    cotangents = [torch.randn(o.shape, generator=generator, dtype=o.dtype) for o in out]
+    named = {
+        f"input {i}.{j}": t
+        for i, p in enumerate(leaves)
+        for j, t in enumerate(p)
+        if t.requires_grad
+    }
+    named |= dict(layer.named_parameters())
+    gradients = torch.autograd.grad(out, list(named.values()), cotangents, allow_unused=True)
+    return tuple(o.detach() for o in out), dict(zip(named, gradients, strict=True))
+
+
+def defined(layer: nn.Module) -> nn.Module:
+    """The same layer by its definition: someone who looks at messages gets messages."""
+    layer = copy.deepcopy(layer)
+    layer.register_message_forward_hook(lambda module, arguments, out: None)
+    return layer
+
+
+def close(ours, theirs):
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert ours[1].keys() == theirs[1].keys()
+    for name, gradient in ours[1].items():
+        other = theirs[1][name]
+        assert (gradient is None) == (other is None), name
+        if gradient is not None:
+            torch.testing.assert_close(gradient, other, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def is_fused(layer, arguments) -> bool:
+    return layer.takes_fused_way(arguments[1], arguments[0])
+
+
+@EVERY
+def test_fused_equals_its_definition(conv):
+    layer, arguments = conv.build(), inputs(conv, graph())
+    slow = defined(layer)
+    assert is_fused(layer, arguments)
+    assert not is_fused(slow, arguments)
+    close(run(layer, arguments), run(slow, arguments))
+
+
+@PEERS
+def test_equals_pyg_with_the_same_state_dict(conv):
+    ours, theirs = conv.build(), conv.build(pyg)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    ours.load_state_dict(theirs.state_dict())
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    arguments = inputs(conv, graph())
+    close(run(ours, arguments), run(theirs, arguments))
+
+
+@PEERS
+def test_starts_from_the_same_weights_as_pyg(conv):
+    for (name, ours), theirs in zip(
+        conv.build().state_dict().items(), conv.build(pyg).state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+
+
+@BIPARTITE
+def test_bipartite_equals_pyg(conv):
+    ours, theirs = conv.build(), conv.build(pyg)
+    ours.load_state_dict(theirs.state_dict())
+    generator = torch.Generator().manual_seed(3)
+    ends = [torch.randint(0, n, (40,), generator=generator) for n in (9, 6)]
+    source, target = (
+        torch.randn(n, WIDTH, dtype=torch.float64, generator=generator) for n in (9, 6)
+    )
+    arguments = [(source, target), torch.stack(ends)]
+    if conv.edge is not None:
+        arguments.append(conv.edge(40))
+    close(run(ours, arguments), run(theirs, arguments))
+    if "project" not in conv.options:
+        only_sources = [(source, None), arguments[1], *arguments[2:]]
+        extra = {"size": (9, 6)}
+        assert torch.allclose(ours(*only_sources, **extra), theirs(*only_sources, **extra))
+
+
+@EVERY
+def test_graphs_without_edges_or_nodes(conv):
+    none = torch.zeros(2, 0, dtype=torch.int64)
+    for nodes in (5, 1, 0):
+        layer = conv.build()
+        arguments = inputs(conv, none, nodes)
+        if nodes == 0 and conv.options.get("project"):
+            continue  # PyG's projection is a ReLU of nothing, like ours
+        outputs, gradients = run(layer, arguments)
+        assert outputs[0].shape == (nodes, WIDTH)
+        assert all(o.isfinite().all() for o in outputs)
+        assert all(g is None or g.isfinite().all() for g in gradients.values())
+
+
+@EVERY
+def test_int32_edges_give_the_same_bits(conv):
+    layer, arguments = conv.build(), inputs(conv, graph())
+    wide = run(layer, arguments)
+    layer = conv.build()  # a cached normalisation belongs to one graph
+    arguments[1] = arguments[1].int()
+    narrow = run(layer, arguments)
+    assert all(torch.equal(a, b) for a, b in zip(wide[0], narrow[0], strict=True))
+
+
+@EVERY
+def test_renaming_the_nodes_renames_the_output(conv):
+    edge_index = graph()
+    if conv.name == "GCNConv":  # of several loops at one node PyG keeps the weight of the last
+        edge_index = edge_index[:, edge_index[0] != edge_index[1]]
+    arguments = inputs(conv, edge_index)
+    names = torch.randperm(14)
+    moved = torch.empty_like(arguments[0])
+    moved[names] = arguments[0]
+    shuffle = torch.randperm(edge_index.size(1))
+    renamed = [moved, names[edge_index][:, shuffle], *(a[shuffle] for a in arguments[2:])]
+    out, again = run(conv.build(), arguments)[0], run(conv.build(), renamed)[0]
+    torch.testing.assert_close(again[0][names], out[0], rtol=1e-10, atol=1e-10)
+    if len(out) == 2:
+        torch.testing.assert_close(again[1], out[1][shuffle], rtol=1e-10, atol=1e-10)
+
+
+@EVERY
+def test_gradcheck(conv):
+    layer = conv.build()
+    x, edge_index, *rest = inputs(conv, graph(6, 9), 6)
+    leaves = [t.requires_grad_() for t in (x, *rest)]
+    assert torch.autograd.gradcheck(lambda x, *r: layer(x, edge_index, *r), leaves, nondet_tol=0.0)
+
+
+@EVERY
+def test_copies_and_saved_weights_compute_the_same(conv, tmp_path):
+    layer, arguments = conv.build(), inputs(conv, graph())
+    expected = run(layer, arguments)[0]
+    torch.save(layer.state_dict(), tmp_path / "weights.pt")
+    loaded = conv.build()
+    loaded.reset_parameters()
+    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    for other in (copy.deepcopy(layer), loaded):
+        assert all(
+            torch.equal(a, b) for a, b in zip(run(other, arguments)[0], expected, strict=True)
+        )
+
+
+@EVERY
+def test_reset_gives_the_weights_of_a_new_layer(conv):
+    layer = conv.build()
+    fresh = {name: value.clone() for name, value in layer.state_dict().items()}
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, 3.0)
+    layer.reset_parameters()
+    for name, value in layer.state_dict().items():
+        assert value.shape == fresh[name].shape
+        assert not (value == 3.0).all(), name
+
+
+@EVERY
+def test_name_and_sizes_are_shown(conv):
+    text = repr(conv.build())
+    assert text.startswith(f"{conv.name}(")
+    assert str(WIDTH) in text
+
+
+@EVERY
+def test_explainer_sees_messages(conv):
+    """GNNExplainer scales messages by an edge mask, which only the definition has."""
+    if conv.has_peer:
+        conv.build(pyg)  # PyG writes generated methods into its class, which ours inherits from
+    if conv.options.get("cached"):
+        pytest.skip("a cached normalisation is refused by PyG's explainers too")
+    from torch_geometric.explain import Explainer, GNNExplainer
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv.build().float()
+
+        def forward(self, x, edge_index, edge_attr=None):
+            out = (
+                self.conv(x, edge_index)
+                if edge_attr is None
+                else self.conv(x, edge_index, edge_attr)
+            )
+            return out[0] if isinstance(out, tuple) else out
+
+    model = Model()
+    x, edge_index, *rest = inputs(conv, graph())
+    x = x.float()
+    extra = {"edge_attr": rest[0].float()} if rest else {}
+    before = model(x, edge_index, **extra)
+    explainer = Explainer(
+        model,
+        algorithm=GNNExplainer(epochs=3),
+        explanation_type="model",
+        node_mask_type="attributes",
+        edge_mask_type="object",
+        model_config={"mode": "regression", "task_level": "node", "return_type": "raw"},
+    )
+    explanation = explainer(x, edge_index, **extra)
+    assert explanation.edge_mask.shape == (edge_index.size(1),)
+    assert explanation.edge_mask.abs().sum() > 0
+    assert torch.equal(model(x, edge_index, **extra), before)  # and it is fused again
+    assert model.conv.takes_fused_way(edge_index, x)
+
+
+@EVERY
+def test_bad_edges_are_refused_with_their_place(conv):
+    if (
+        conv.options.get("normalize") is not False
+        and conv.name == "GCNConv"
+        and conv.options.get("cached")
+    ):
+        pytest.skip("PyG's cached normalisation runs before ours")
+    layer = conv.build()
+    for row, bad in ((0, 14), (1, -1)):
+        arguments = inputs(conv, graph())
+        arguments[1][row, 3] = bad
+        with pytest.raises(InputError, match=f"{bad} in row {row} at edge 3"):
+            layer(*arguments)
+
+
+@EVERY
+def test_the_graph_is_sorted_once_for_all_layers(conv, monkeypatch):
+    built = []
+    original = CSR.__init__
+    monkeypatch.setattr(
+        CSR, "__init__", lambda self, *a, **k: (built.append(1), original(self, *a, **k))[1]
+    )
+    layer, arguments = conv.build(), inputs(conv, graph())
+    run(layer, arguments)
+    first = len(built)
+    for _ in range(3):
+        run(layer, arguments)
+    assert first > 0
+    if (
+        conv.options.get("add_self_loops", True)
+        and conv.name == "GCNConv"
+        and conv.edge is not None
+    ):
+        return  # weights are normalised anew, on the remembered graph with its loops
+    assert len(built) == first
