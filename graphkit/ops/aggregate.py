@@ -414,6 +414,8 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
 def _gradients(ctx, grad, backward):  # type: ignore[no-untyped-def]
     x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, out, mean, low, high = ctx.saved_tensors
     message, reduces, is_table = ctx.options
+    if grad is None:  # nothing depends on the output, and zeros are not made for it
+        return (None,) * 12
     if ctx.linear:
         x = grad.new_empty(1, 1).expand(ctx.shape)  # only its shape is read
     need_x, need_edge = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
