@@ -128,5 +128,5 @@ def test_nothing_that_runs_what_it_reads(path):
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_files_stay_readable(path):
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 450, f"{len(lines)} lines: a file answers one question"
+    assert len(lines) <= 500, f"{len(lines)} lines: a file answers one question"
     assert path.stem not in {"utils", "helpers", "misc", "common"}

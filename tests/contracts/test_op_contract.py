@@ -223,8 +223,8 @@ def test_a_second_derivative_is_refused_not_wrong(case):
     leaves = [t.requires_grad_() for t in case.make(csr, 0)]
     outputs = case.call(csr, *leaves)
     first = torch.autograd.grad([o.square().sum() for o in outputs], leaves, create_graph=True)
-    with pytest.raises(RuntimeError, match="autograd"):
-        torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+    with pytest.raises(RuntimeError, match="twice|autograd formula"):
+        sum(g.square().sum() for g in first).backward()
 
 
 def test_every_custom_op_has_a_case():
