@@ -132,30 +132,21 @@ class AggregateForwardKernel {
     int32_t *__restrict arg_high = s.arg_high;
 #pragma GCC ivdep
     for (int64_t f = 0; f < width_; ++f) {
-      const C m[4] = {m0[f], m1[f], m2[f], m3[f]};
+      const C a = m0[f], b = m1[f], c = m2[f], d = m3[f];
       if constexpr (Moments) {
-        const C d0 = m[0] - origin[f], d1 = m[1] - origin[f];
-        const C d2 = m[2] - origin[f], d3 = m[3] - origin[f];
-        if constexpr (Count == 4) {
-          sum[f] += (d0 + d1) + (d2 + d3);
-          square[f] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
-        } else {
-          sum[f] += d0;
-          square[f] += d0 * d0;
-        }
+        const C da = a - origin[f], db = b - origin[f], dc = c - origin[f], dd = d - origin[f];
+        sum[f] += Count == 4 ? (da + db) + (dc + dd) : da;
+        square[f] += Count == 4 ? (da * da + db * db) + (dc * dc + dd * dd) : da * da;
       }
       if constexpr (Extrema) {
         C least = low[f], most = high[f];
         int32_t at_least = arg_low[f], at_most = arg_high[f];
-#pragma GCC unroll 4
-        for (int n = 0; n < Count; ++n) {
-          // Strict, so ties keep the first entry; a NaN wins once and stays, as in torch.
-          const bool lower = beats(m[n] < least, m[n], least) | (at_least < 0);
-          const bool higher = beats(m[n] > most, m[n], most) | (at_most < 0);
-          least = lower ? m[n] : least;
-          at_least = lower ? position + n : at_least;
-          most = higher ? m[n] : most;
-          at_most = higher ? position + n : at_most;
+        // Written out: an inner loop keeps the outer one from being vectorised.
+        offer(a, position, least, at_least, most, at_most);
+        if constexpr (Count == 4) {
+          offer(b, position + 1, least, at_least, most, at_most);
+          offer(c, position + 2, least, at_least, most, at_most);
+          offer(d, position + 3, least, at_least, most, at_most);
         }
         low[f] = least;
         arg_low[f] = at_least;
@@ -163,6 +154,16 @@ class AggregateForwardKernel {
         arg_high[f] = at_most;
       }
     }
+  }
+
+  // Strict, so ties keep the first entry; a NaN wins once and stays, as in torch.
+  static void offer(C m, int32_t at, C &least, int32_t &at_least, C &most, int32_t &at_most) {
+    const bool lower = beats(m < least, m, least) | (at_least < 0);
+    const bool higher = beats(m > most, m, most) | (at_most < 0);
+    least = lower ? m : least;
+    at_least = lower ? at : at_least;
+    most = higher ? m : most;
+    at_most = higher ? at : at_most;
   }
 
   static bool beats(bool strictly, C challenger, C holder) {
