@@ -90,10 +90,12 @@ class OGBGCNConv(nn.Module):
 
 def _code_with_degree(csr: CSR, bond_code: Tensor) -> tuple[Tensor, Tensor]:
     """``bond_code * D + (index of the source's out-degree)`` and the ``D`` distinct degrees."""
-    kept = csr.derived.get(("bond_degree", id(bond_code)))
-    if kept is None:
+    # One slot: all layers of a model share their batch's bonds.
+    version = 0 if bond_code.is_inference() else bond_code._version
+    kept = csr.derived.get("bond_degree")
+    if not isinstance(kept, tuple) or kept[0] is not bond_code or kept[1] != version:
         degrees, which = torch.unique(csr.transpose().degree, return_inverse=True)
         source = csr.edge_index()[0].long()
-        kept = (bond_code * degrees.numel() + which[source], degrees, bond_code)
-        csr.derived[("bond_degree", id(bond_code))] = kept
-    return kept[0], kept[1]  # type: ignore[index]
+        code = bond_code * degrees.numel() + which[source]
+        kept = csr.derived["bond_degree"] = (bond_code, version, code, degrees)
+    return kept[2], kept[3]
