@@ -65,7 +65,7 @@ def test_without_a_compiler_it_installs_and_runs_on_plain_torch(
     script = (
         "import sys\n"
         f"sys.path.insert(0, {str(site)!r})\n"
-        "sys.meta_path = [f for f in sys.meta_path if 'Editable' not in type(f).__name__]\n"
+        "sys.meta_path = [f for f in sys.meta_path if 'Redirecting' not in type(f).__name__]\n"
         "import graphkit\n"
         f"assert graphkit.__file__.startswith({str(site)!r}), graphkit.__file__\n"
         "from graphkit.cli import main\n"
@@ -104,19 +104,6 @@ def test_the_native_module_brings_no_openmp_runtime() -> None:
         pytest.skip(f"native CPU kernels: {cpu.why_missing}")
     content = Path(str(cpu.kernels.__file__)).read_bytes()
     assert not re.search(rb"lib(gomp|iomp5|omp)[.\-\w]*\.so", content)
-
-
-def test_one_openmp_pool_serves_torch_and_the_kernels() -> None:
-    pytest.importorskip("threadpoolctl")
-    script = (
-        "import torch, graphkit.ops as ops\n"
-        "from threadpoolctl import threadpool_info\n"
-        "csr = ops.CSR.from_edge_index(torch.randint(0, 5000, (2, 200000)), num_nodes=5000)\n"
-        "ops.aggregate(csr, torch.randn(5000, 64))\n"
-        "torch.randn(2000, 2000) + 1\n"
-        "print(len([p for p in threadpool_info() if p['user_api'] == 'openmp']))\n"
-    )
-    assert run(sys.executable, "-c", script).stdout.strip() == "1"
 
 
 def test_syntax_is_that_of_the_oldest_python_allowed() -> None:
