@@ -94,8 +94,10 @@ class GCNConv(MessagePassing, PyGGCNConv):
     """
 
     def forward(self, x: Tensor, edge_index: Any, edge_weight: Tensor | None = None) -> Tensor:
-        if not (self.normalize and not self.cached and self.takes_fused_way(edge_index, x)):
+        if self.cached or not (isinstance(x, Tensor) and self.takes_fused_way(edge_index, x)):
             return super().forward(x, edge_index, edge_weight)
+        if not self.normalize:
+            return self._propagate_with_bias(self.lin(x), edge_index, edge_weight)
         edge_index, edge_weight = gcn_norm(
             edge_index,
             edge_weight,
@@ -105,8 +107,12 @@ class GCNConv(MessagePassing, PyGGCNConv):
             self.flow,
             x.dtype,
         )
-        out = self.propagate(edge_index, x=self.lin(x), edge_weight=edge_weight)
-        return out if self.bias is None else out + self.bias
+        return self._propagate_with_bias(self.lin(x), edge_index, edge_weight)
+
+    def _propagate_with_bias(self, x: Tensor, edge_index: Any, edge_weight: Any) -> Tensor:
+        out = self.propagate(edge_index, x=x, edge_weight=edge_weight)
+        # In place: the sum is ours, and a second [N, F] tensor costs as much as a third of it.
+        return out if self.bias is None else out.add_(self.bias)
 
     def fused(self, csr: CSR, x: Tensor, edge_weight: Tensor | None = None) -> Tensor:
         if edge_weight is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import SAGEConv as PyGSAGEConv
 
@@ -27,6 +28,19 @@ class SAGEConv(MessagePassing, PyGSAGEConv):
         >>> conv(torch.randn(3, 8), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
         torch.Size([3, 16])
     """
+
+    def forward(self, x: Any, edge_index: Any, size: Any = None) -> Tensor:
+        if isinstance(x, Tensor):
+            x = (x, x)
+        if not self.takes_fused_way(edge_index, x):
+            return super().forward(x, edge_index, size)
+        if self.project:
+            x = (self.lin(x[0]).relu(), x[1])
+        out: Tensor = self.lin_l(self.propagate(edge_index, x=x, size=size))
+        if self.root_weight and x[1] is not None:
+            # In place: the first product is ours, and [N, F] tensors are what costs time here.
+            out = out.add_(self.lin_r(x[1]))
+        return F.normalize(out, dim=-1) if self.normalize else out
 
     def fused(self, csr: CSR, x: Any) -> Tensor:
         source = x if isinstance(x, Tensor) else x[0]
