@@ -125,7 +125,7 @@ class BondEncoder(EmbeddingSum):
     Example:
         >>> encoder = BondEncoder(16)
         >>> bonds = torch.tensor([[0, 0, 0], [4, 5, 1]])
-        >>> bool((encoder(bonds) == encoder.combinations()[bond_code(bonds)]).all())
+        >>> torch.allclose(encoder(bonds), encoder.combinations()[bond_code(bonds)])
         True
     """
 

@@ -314,21 +314,21 @@ def _aggregate_backward_cpu(
     transposed = cpu.graph(rowptr_t, col_t, eid_t, n, edge_rows, x.size(0))
     if simple and not need_edge and message != "add_relu":
         # The gradient is itself a sum over the transposed graph: the quickest kernel serves.
-        weights, which, kind = edge_2d, eid_t, message
+        weights, which, pulled = edge_2d, eid_t, message
         if message == "add" or message == "copy":
-            weights, which, kind = None, None, "copy"
+            weights, which, pulled = None, None, "copy"
         if names == ["mean"]:
             degree = rowptr[1:] - rowptr[:-1]
             inverse = degree.clamp(min=1).to(x.dtype).reciprocal()
-            if kind == "copy":
-                weights, which, kind = inverse[:, None], col_t, "scale"
+            if pulled == "copy":
+                weights, which, pulled = inverse[:, None], col_t, "scale"
             else:
                 grad = grad * inverse[:, None, None]
         lde = 0 if weights is None else weights.stride(0)
         table_rows = 0 if weights is None else weights.size(0)
         cpu.kernels.aggregate_forward(
             cpu.graph(rowptr_t, col_t, which, n, table_rows, x.size(0)), code,
-            MESSAGES.index(kind), [REDUCES.index("sum")], width, _heads(weights, kind),
+            MESSAGES.index(pulled), [REDUCES.index("sum")], width, _heads(weights, pulled),
             grad.data_ptr(), width, cpu.address(weights), lde, grad_x.data_ptr(), 0, 0, 0,
             cpu.threads(),
         )  # fmt: skip
@@ -395,7 +395,7 @@ def _(
     return x.new_empty(x.shape if need_x else (0,)), grad_edge
 
 
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, message, reduces, is_table, _ = inputs
     out, mean, low, high = output
     # A sum or mean of copies differentiates without its input: do not keep x alive for it.
@@ -411,7 +411,7 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.options = (message, reduces, is_table)
 
 
-def _gradients(ctx, grad, backward):  # type: ignore[no-untyped-def]
+def _gradients(ctx: Any, grad: Any, backward: Any) -> Any:
     x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, out, mean, low, high = ctx.saved_tensors
     message, reduces, is_table = ctx.options
     if grad is None:  # nothing depends on the output, and zeros are not made for it

@@ -265,7 +265,9 @@ def _transpose_arrays(
     return rowptr_t, col_t, eid_t
 
 
-transpose_arrays = torch.library.custom_op("graphkit::csr_transpose", _transpose_arrays, mutates_args=())
+transpose_arrays = torch.library.custom_op(
+    "graphkit::csr_transpose", _transpose_arrays, mutates_args=()
+)
 
 
 @transpose_arrays.register_fake

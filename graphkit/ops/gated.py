@@ -241,7 +241,7 @@ def _(
     )
 
 
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     gate_dst, gate_src, value, edge, *structure, normalize, eps, _ = inputs
     out, gates, sums = output
     ctx.set_materialize_grads(False)
@@ -251,7 +251,7 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.options = (normalize, eps)
 
 
-def _gradients(ctx, grad, grad_gates, backward):  # type: ignore[no-untyped-def]
+def _gradients(ctx: Any, grad: Any, grad_gates: Any, backward: Any) -> Any:
     gate_dst, gate_src, value, gates, *structure, out, sums = ctx.saved_tensors
     if grad is None:
         grad = torch.zeros_like(out)
