@@ -10,6 +10,7 @@ from torch_geometric.nn.inits import reset
 
 from graphkit import ops
 from graphkit.errors import InputError
+from graphkit.nn.dense import dense
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.ops import CSR
 
@@ -73,11 +74,14 @@ class GatedGCNConv(MessagePassing):
         if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(-1) != self.edge_dim:
             seen = None if edge_attr is None else list(edge_attr.shape)
             raise InputError(f"edge_attr: shape {seen}, wanted [num_edges, {self.edge_dim}]")
-        edge = self.C(edge_attr)
-        value, gate_dst, gate_src = self.B(x), self.D(x), self.E(x)
+        edge = dense(self.C, edge_attr)
+        value, gate_dst, gate_src = dense(self.B, x), dense(self.D, x), dense(self.E, x)
         if self.takes_fused_way(edge_index, x):
             csr = CSR.from_edge_index(edge_index, x.size(0), flow=self.flow)
-            out, gate = ops.gated_aggregate(csr, gate_dst, gate_src, value, edge, eps=self.eps)
+            out, gate = ops.gated_aggregate(
+                csr, gate_dst, gate_src, value, edge, eps=self.eps,
+                overwrite_edge=type(self.C) is nn.Linear,
+            )  # fmt: skip
             assert gate is not None
         else:
             source, target = (0, 1) if self.flow == "source_to_target" else (1, 0)
@@ -88,7 +92,7 @@ class GatedGCNConv(MessagePassing):
                 edge_index, value=torch.ones_like(value), opened=opened, size=None
             )
             out = out / (total + self.eps)
-        return self.A(x) + out, gate
+        return dense(self.A, x).add_(out), gate
 
     def message(self, value_j: Tensor, opened: Tensor) -> Tensor:
         return opened * value_j

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.nn import GCNConv as PyGGCNConv
 
 from graphkit import ops
+from graphkit.nn.dense import dense
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.ops import CSR
 
@@ -97,7 +98,7 @@ class GCNConv(MessagePassing, PyGGCNConv):
         if self.cached or not (isinstance(x, Tensor) and self.takes_fused_way(edge_index, x)):
             return super().forward(x, edge_index, edge_weight)
         if not self.normalize:
-            return self._propagate_with_bias(self.lin(x), edge_index, edge_weight)
+            return self._propagate_with_bias(dense(self.lin, x), edge_index, edge_weight)
         edge_index, edge_weight = gcn_norm(
             edge_index,
             edge_weight,
@@ -107,7 +108,7 @@ class GCNConv(MessagePassing, PyGGCNConv):
             self.flow,
             x.dtype,
         )
-        return self._propagate_with_bias(self.lin(x), edge_index, edge_weight)
+        return self._propagate_with_bias(dense(self.lin, x), edge_index, edge_weight)
 
     def _propagate_with_bias(self, x: Tensor, edge_index: Any, edge_weight: Any) -> Tensor:
         out = self.propagate(edge_index, x=x, edge_weight=edge_weight)

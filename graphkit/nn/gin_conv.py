@@ -10,11 +10,22 @@ from torch_geometric.nn import GINEConv as PyGGINEConv
 
 from graphkit import ops
 from graphkit.errors import InputError
+from graphkit.nn.dense import dense
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.ops import CSR
 
 
-class GINConv(MessagePassing, PyGGINConv):
+class _GIN(MessagePassing):
+    """What the two have in common: the root's term and the map."""
+
+    def _update(self, out: Tensor, root: Tensor | None) -> Tensor:
+        if root is not None:
+            # In place: the sum is ours, and two more [N, F] tensors would cost as much as it did.
+            out = out.addcmul_(root, 1 + self.eps)
+        return dense(self.nn, out)
+
+
+class GINConv(_GIN, PyGGINConv):
     r"""GIN, "How Powerful are Graph Neural Networks?" (arXiv 1810.00826), fused.
 
     .. math::
@@ -29,12 +40,18 @@ class GINConv(MessagePassing, PyGGINConv):
         torch.Size([3, 16])
     """
 
+    def forward(self, x: Any, edge_index: Any, size: Any = None) -> Tensor:
+        x = (x, x) if isinstance(x, Tensor) else x
+        if not self.takes_fused_way(edge_index, x):
+            return super().forward(x, edge_index, size)
+        return self._update(self.propagate(edge_index, x=x, size=size), x[1])
+
     def fused(self, csr: CSR, x: Any) -> Tensor:
         source = x if isinstance(x, Tensor) else x[0]
         return ops.aggregate(csr, source, reduce=self.fused_reduce).flatten(1)
 
 
-class GINEConv(MessagePassing, PyGGINEConv):
+class GINEConv(_GIN, PyGGINEConv):
     r"""GINE, "Strategies for Pre-training Graph Neural Networks" (arXiv 1905.12265), fused.
 
     .. math::
@@ -49,6 +66,15 @@ class GINEConv(MessagePassing, PyGGINEConv):
         >>> conv(torch.randn(3, 8), edge_index, torch.randn(4, 3)).shape
         torch.Size([3, 16])
     """
+
+    def forward(
+        self, x: Any, edge_index: Any, edge_attr: Tensor | None = None, size: Any = None
+    ) -> Tensor:
+        x = (x, x) if isinstance(x, Tensor) else x
+        if not self.takes_fused_way(edge_index, x):
+            return super().forward(x, edge_index, edge_attr, size)
+        out = self.propagate(edge_index, x=x, edge_attr=edge_attr, size=size)
+        return self._update(out, x[1])
 
     def fused(self, csr: CSR, x: Any, edge_attr: Tensor | None = None) -> Tensor:
         source = x if isinstance(x, Tensor) else x[0]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.nn import SAGEConv as PyGSAGEConv
 
 from graphkit import ops
+from graphkit.nn.dense import dense
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.ops import CSR
 
@@ -35,11 +36,11 @@ class SAGEConv(MessagePassing, PyGSAGEConv):
         if not self.takes_fused_way(edge_index, x):
             return super().forward(x, edge_index, size)
         if self.project:
-            x = (self.lin(x[0]).relu(), x[1])
-        out: Tensor = self.lin_l(self.propagate(edge_index, x=x, size=size))
+            x = (dense(self.lin, x[0]).relu(), x[1])
+        out: Tensor = dense(self.lin_l, self.propagate(edge_index, x=x, size=size))
         if self.root_weight and x[1] is not None:
             # In place: the first product is ours, and [N, F] tensors are what costs time here.
-            out = out.add_(self.lin_r(x[1]))
+            out = out.add_(dense(self.lin_r, x[1]))
         return F.normalize(out, dim=-1) if self.normalize else out
 
     def fused(self, csr: CSR, x: Any) -> Tensor:

@@ -4,6 +4,7 @@ from graphkit.ops.aggregate import MESSAGES, REDUCES, aggregate, segment
 from graphkit.ops.backends import available, backend, current
 from graphkit.ops.csr import CSR
 from graphkit.ops.gated import gated_aggregate
+from graphkit.ops.linear import linear
 
 __all__ = [
     "CSR",
@@ -14,5 +15,6 @@ __all__ = [
     "backend",
     "current",
     "gated_aggregate",
+    "linear",
     "segment",
 ]

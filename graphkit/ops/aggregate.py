@@ -101,7 +101,8 @@ def aggregate(
             x, edge, csr.rowptr, csr.col, eid, rowptr_t, col_t, eid_t, message,
             ",".join(reduces), lookup is not None, needs_grad,
         )[0]  # fmt: skip
-    return out[:, 0] if isinstance(reduce, str) else out
+    # Not `out[:, 0]`: its backward would fill a tensor of zeros first.
+    return out.squeeze(1) if isinstance(reduce, str) else out
 
 
 def segment(x: Tensor, ptr: Tensor | CSR, reduce: str | Sequence[str] = "sum") -> Tensor:
@@ -201,8 +202,9 @@ def _aggregate_cpu(
     reduces: str,
     edge_is_table: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return out [N, R, F] and, if ``keep``, what backward needs: mean, argmin, argmax [N, F]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return out [N, R, F] and, if ``keep``, what backward needs: mean, argmin, argmax [N, F], and
+    where add_relu was positive [E, words of 16 features]."""
     names = reduces.split(",")
     n, width = rowptr.numel() - 1, x.size(1)
     x, ldx = cpu.rows(x)
@@ -213,6 +215,9 @@ def _aggregate_cpu(
     mean = cpu.empty(x, kept if "var" in names or "std" in names else (0,))
     low = torch.empty(kept if "min" in names else (0,), dtype=torch.int32)
     high = torch.empty(kept if "max" in names else (0,), dtype=torch.int32)
+    signs = keep and edge is not None and _keeps_signs(message, names, edge_is_table)
+    words = torch.empty(0, dtype=torch.int16)
+    positive = cpu.empty(words, _signs_shape(col, width)) if signs else words
     if out.numel():
         assert cpu.kernels is not None
         cpu.kernels.aggregate_forward(
@@ -220,9 +225,22 @@ def _aggregate_cpu(
             [REDUCES.index(r) for r in names], width,
             _heads(edge, message), x.data_ptr(), ldx, cpu.address(edge), lde, out.data_ptr(),
             mean.data_ptr() if mean.numel() else 0, low.data_ptr() if low.numel() else 0,
-            high.data_ptr() if high.numel() else 0, cpu.threads(),
+            high.data_ptr() if high.numel() else 0,
+            positive.data_ptr() if positive.numel() else 0, cpu.threads(),
         )  # fmt: skip
-    return out, mean, low, high
+    return out, mean, low, high, positive
+
+
+def _keeps_signs(message: str, names: list[str], edge_is_table: bool) -> bool:
+    """Whether forward leaves a bit per edge and feature, so that backward reads no edge row again.
+
+    They take a thirty-second of the edge features, which are then not kept for backward either.
+    """
+    return message == "add_relu" and not edge_is_table and names in (["sum"], ["mean"])
+
+
+def _signs_shape(col: Tensor, width: int) -> tuple[int, int]:
+    return col.numel(), (width + 15) // 16
 
 
 _aggregate = torch.library.custom_op(
@@ -244,18 +262,20 @@ def _(
     reduces: str,
     edge_is_table: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     names = reduces.split(",")
     n, width = rowptr.numel() - 1, x.size(1)
 
     def kept(wanted: bool, dtype: torch.dtype) -> Tensor:
         return x.new_empty((n, width) if keep and wanted else (0,), dtype=dtype)
 
+    signs = keep and x.device.type == "cpu" and _keeps_signs(message, names, edge_is_table)
     return (
         x.new_empty(n, len(names), width),
         kept("var" in names or "std" in names, x.dtype),
         kept("min" in names, torch.int32),
         kept("max" in names, torch.int32),
+        x.new_empty(_signs_shape(col, width) if signs else (0,), dtype=torch.int16),
     )
 
 
@@ -276,6 +296,7 @@ def _aggregate_backward_cpu(
     mean: Tensor,
     low: Tensor,
     high: Tensor,
+    positive: Tensor,
     need_x: bool,
     need_edge: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -288,13 +309,14 @@ def _aggregate_backward_cpu(
         x, grad, out, mean = x.float(), grad.float(), out.float(), mean.float()
         edge = None if edge is None else edge.float()
     n, width, entries = rowptr.numel() - 1, x.size(1), col.numel()
-    if message == "copy" and "var" not in names and "std" not in names:
+    signs = bool(positive.numel())
+    if signs or (message == "copy" and "var" not in names and "std" not in names):
         x_address, ldx = 0, 0  # no derivative reads x, and its caller may not have kept it
     else:
         x, ldx = cpu.rows(x)
         x_address = x.data_ptr()
-    edge_2d, lde = _edge_rows(edge, message)
-    edge_rows = edge_2d.size(0) if edge_2d is not None else entries
+    edge_2d, lde = (None, 0) if signs else _edge_rows(edge, message)
+    edge_rows = edge.size(0) if edge is not None else entries
     heads = _heads(edge, message)
     code, kind = cpu.DTYPES[x.dtype], MESSAGES.index(message)
     grad = grad.contiguous()
@@ -329,7 +351,7 @@ def _aggregate_backward_cpu(
         cpu.kernels.aggregate_forward(
             cpu.graph(rowptr_t, col_t, which, n, table_rows, x.size(0)), code,
             MESSAGES.index(pulled), [REDUCES.index("sum")], width, _heads(weights, pulled),
-            grad.data_ptr(), width, cpu.address(weights), lde, grad_x.data_ptr(), 0, 0, 0,
+            grad.data_ptr(), width, cpu.address(weights), lde, grad_x.data_ptr(), 0, 0, 0, 0,
             cpu.threads(),
         )  # fmt: skip
         return grad_x, grad_edge
@@ -348,8 +370,9 @@ def _aggregate_backward_cpu(
         cpu.kernels.aggregate_backward(
             transposed, code, kind, names == ["mean"], width, heads, x_address, ldx,
             cpu.address(edge_2d), lde, shift.data_ptr(), lds,
-            slope.data_ptr() if slope.numel() else 0, rowptr.data_ptr(), address_x, address_edge,
-            edge_is_table, cpu.threads(),
+            slope.data_ptr() if slope.numel() else 0, rowptr.data_ptr(),
+            positive.data_ptr() if signs else 0, address_x, address_edge, edge_is_table,
+            cpu.threads(),
         )  # fmt: skip
     else:
         grad_x.zero_()
@@ -388,6 +411,7 @@ def _(
     mean: Tensor,
     low: Tensor,
     high: Tensor,
+    positive: Tensor,
     need_x: bool,
     need_edge: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -397,31 +421,35 @@ def _(
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, message, reduces, is_table, _ = inputs
-    out, mean, low, high = output
-    # A sum or mean of copies differentiates without its input: do not keep x alive for it.
+    out, mean, low, high, positive = output
+    # Do not keep alive what no derivative reads: the input of a sum or mean of copies, and both
+    # inputs where the signs of their sums were kept.
     names = reduces.split(",")
-    linear = message == "copy" and not any(r in names for r in ("var", "std"))
-    ctx.shape = x.shape
-    keep_out = "std" in names
+    signs = bool(positive.numel())
+    ctx.without_x = signs or (message == "copy" and not any(r in names for r in ("var", "std")))
+    ctx.without_edge = signs
+    ctx.shapes = x.shape, None if edge is None else edge.shape
     ctx.save_for_backward(
-        x.new_empty(0) if linear else x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t,
-        out if keep_out else x.new_empty(0), mean, low, high,
+        x.new_empty(0) if ctx.without_x else x, x.new_empty(0) if signs else edge,
+        rowptr, col, eid, rowptr_t, col_t, eid_t,
+        out if "std" in names else x.new_empty(0), mean, low, high, positive,
     )  # fmt: skip
-    ctx.linear = linear
     ctx.options = (message, reduces, is_table)
 
 
 def _gradients(ctx: Any, grad: Any, backward: Any) -> Any:
-    x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, out, mean, low, high = ctx.saved_tensors
+    x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, *kept = ctx.saved_tensors
     message, reduces, is_table = ctx.options
     if grad is None:  # nothing depends on the output, and zeros are not made for it
         return (None,) * 12
-    if ctx.linear:
-        x = grad.new_empty(1, 1).expand(ctx.shape)  # only its shape is read
+    if ctx.without_x:
+        x = grad.new_empty(1, 1).expand(ctx.shapes[0])  # only its shape is read
+    if ctx.without_edge:
+        edge = grad.new_empty(1, 1).expand(ctx.shapes[1])
     need_x, need_edge = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
     grad_x, grad_edge = backward(
         grad, x, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, message, reduces, is_table,
-        out, mean, low, high, need_x, need_edge,
+        *kept, need_x, need_edge,
     )  # fmt: skip
     return grad_x if need_x else None, grad_edge if need_edge else None, *[None] * 10
 
@@ -451,11 +479,12 @@ class _Eager(torch.autograd.Function):
 def _(x, edge, rowptr, col, eid, _rowptr_t, _col_t, _eid_t, message, reduces, _is_table, keep):  # type: ignore[no-untyped-def]
     from graphkit.ops.triton.aggregate import aggregate_forward  # only where there is a GPU
 
-    return aggregate_forward(x, edge, rowptr, col, eid, message, reduces, keep)
+    found = aggregate_forward(x, edge, rowptr, col, eid, message, reduces, keep)
+    return *found, x.new_empty(0, dtype=torch.int16)
 
 
 @_aggregate_backward.register_kernel("cuda")
 def _(*arguments):  # type: ignore[no-untyped-def]
     from graphkit.ops.triton.aggregate_backward import aggregate_backward
 
-    return aggregate_backward(*arguments)
+    return aggregate_backward(*arguments[:-3], *arguments[-2:])  # without the signs

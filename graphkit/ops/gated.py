@@ -23,6 +23,7 @@ def gated_aggregate(
     *,
     normalize: bool = True,
     eps: float = 1e-6,
+    overwrite_edge: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     r"""Sum neighbour values through sigmoid gates.
 
@@ -44,6 +45,8 @@ def gated_aggregate(
         edge: ``[E, F]`` gate part of the edge, in the order of ``edge_index``, or ``None``.
         normalize: divide by the sum of the gates (GatedGCN); without, ResGatedGraphConv's sum.
         eps: added to the sum of the gates.
+        overwrite_edge: ``edge`` is the caller's own and not read again: write :math:`e` into its
+            memory where that is possible.
 
     Shapes:
         - **out:** ``[num_rows, F]``
@@ -72,13 +75,16 @@ def gated_aggregate(
     if needs_grad:
         transposed = csr.transpose()
         rowptr_t, col_t, eid_t = transposed.rowptr, transposed.col, transposed.eid
-    run: Any = _gated
-    if is_plain(*tensors):
-        run = _Eager.apply if needs_grad else _gated_cpu
-    out, gates, _ = run(
+    inputs: tuple[Any, ...] = (
         gate_dst, gate_src, value, edge, csr.rowptr, csr.col, csr.eid, rowptr_t, col_t, eid_t,
         normalize, eps, needs_grad,
     )  # fmt: skip
+    run: Any = _gated
+    if is_plain(*tensors):
+        run = _Eager.apply if needs_grad else _sweep
+        free = overwrite_edge and edge is not None and edge.is_contiguous()
+        inputs += (free and not (edge.is_leaf and edge.requires_grad),)  # type: ignore[union-attr]
+    out, gates, _ = run(*inputs)
     return out, None if edge is None else gates
 
 
@@ -115,13 +121,39 @@ def _gated_cpu(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return out, e (empty without edges) and the sums of the gates (empty unless kept)."""
+    return _sweep(
+        gate_dst, gate_src, value, edge, rowptr, col, eid, rowptr_t, col_t, eid_t, normalize, eps,
+        keep,
+    )  # fmt: skip
+
+
+def _sweep(
+    gate_dst: Tensor,
+    gate_src: Tensor,
+    value: Tensor,
+    edge: Tensor | None,
+    rowptr: Tensor,
+    col: Tensor,
+    eid: Tensor | None,
+    rowptr_t: Tensor | None,
+    col_t: Tensor | None,
+    eid_t: Tensor | None,
+    normalize: bool,
+    eps: float,
+    keep: bool,
+    overwrite_edge: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same; with ``overwrite_edge`` the gates go where ``edge`` was."""
     n, width = gate_dst.shape
     gate_dst, ldd = cpu.rows(gate_dst)
     gate_src, lds = cpu.rows(gate_src)
     value, ldv = cpu.rows(value)
     edge = None if edge is None else edge.contiguous()
     out = cpu.empty(value, (n, width))
-    gates = value.new_empty(0) if edge is None else cpu.empty(value, edge.shape)
+    if edge is None:
+        gates = value.new_empty(0)
+    else:
+        gates = edge if overwrite_edge else cpu.empty(value, edge.shape)
     sums = cpu.empty(value, (n, width) if keep and normalize else (0,))
     if out.numel():
         assert cpu.kernels is not None
@@ -273,7 +305,10 @@ class _Eager(torch.autograd.Function):
     # With `setup_context` apart, torch binds the signature anew at every call.
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
-        output = _gated_cpu(*inputs)
+        output = _sweep(*inputs)
+        inputs, overwritten = inputs[:-1], inputs[-1]
+        if overwritten:
+            ctx.mark_dirty(inputs[3])
         ctx.mark_non_differentiable(output[2], *([] if inputs[3] is not None else [output[1]]))
         _setup_context(ctx, inputs, output)
         return output
@@ -281,7 +316,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_gates: Tensor | None, _: Any) -> Any:
-        return _gradients(ctx, grad, grad_gates, _gated_backward_cpu)
+        return *_gradients(ctx, grad, grad_gates, _gated_backward_cpu), None
 
 
 @_gated.register_kernel("cuda")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import os
 from types import ModuleType
 
@@ -60,7 +61,23 @@ def _load() -> None:
     wanted = os.environ.get("GRAPHKIT_ISA")
     if wanted:
         module.use_isa(wanted)
+    module.set_kept_limit(_limit_of_kept_memory())
     kernels = module
+
+
+def _limit_of_kept_memory() -> int:
+    """Bytes of freed outputs to hold on to: GRAPHKIT_KEEP_MB, or a quarter of the memory."""
+    asked = os.environ.get("GRAPHKIT_KEEP_MB", "")
+    if asked.isdecimal():
+        return int(asked) << 20
+    total = 0  # keep nothing where the memory's size cannot be told
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            total = min(total, int(file.read()))
+    except (OSError, ValueError):  # another system, or a container without a limit ("max")
+        pass
+    return total // 4
 
 
 _load()
@@ -122,15 +139,23 @@ def graph(
     )
 
 
-_HUGE = 8 << 20  # bytes above which page faults cost more than the call that avoids them
+LARGE = 8 << 20  # bytes from which first touches cost more than keeping the memory does
 
 
 def empty(like: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
-    """Return an uninitialised tensor of the dtype of ``like``, in huge pages when it is large."""
-    out = like.new_empty(shape)
-    if kernels is not None and (size := out.numel() * out.element_size()) >= _HUGE:
-        kernels.prefer_huge_pages(out.data_ptr(), size)
-    return out
+    """Return an uninitialised tensor of the dtype of ``like``; a large one in memory that is kept.
+
+    Large outputs live on huge pages and are reused by the next output of their size, as on a GPU:
+    in a training loop their first touch would take longer than the kernel that fills them.
+    """
+    if kernels is not None:
+        size = math.prod(shape) * like.element_size()
+        if size >= LARGE:
+            block = kernels.large_block(size)
+            strides = torch.empty(shape, device="meta").stride()
+            # By `set_`: autograd refuses in-place changes of views that a function returned.
+            return like.new_empty(0).set_(block.untyped_storage(), 0, shape, strides)
+    return like.new_empty(shape)
 
 
 def threads() -> int:

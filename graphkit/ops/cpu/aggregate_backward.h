@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 
+#include "lanes.h"
 #include "message.h"
 
 namespace graphkit {
@@ -22,7 +23,8 @@ class AggregateBackwardKernel {
         grad_x_(a.grad_x, a.dtype, a.width, a.width, a.graph.num_rows),
         grad_edge_(a.grad_edge, a.dtype, messages_.edge_width, messages_.edge_width,
                    a.graph.num_edge_rows),
-        width_(a.width), stride_((a.width + 15) / 16 * 16) {}
+        positive_(const_cast<uint16_t *>(a.positive), a.width), width_(a.width),
+        stride_((a.width + 15) / 16 * 16) {}
 
   Fault run() {
     with_message(messages_.kind, [&](auto tag) {
@@ -78,6 +80,8 @@ class AggregateBackwardKernel {
   void accumulate(int64_t j, Range entries, C *total, C *scratch, C *table) {
     C *__restrict sum = total;
     std::fill(sum, sum + width_, C(0));
+    if constexpr (M == Message::add_relu && !HasSlope)
+      if (positive_) return accumulate_recorded(entries, sum, scratch);
     Entry<C> entry{};
     if (messages_.x) entry.x = messages_.x.read(j, scratch + stride_);
     C *__restrict dm = scratch + 5 * stride_;
@@ -131,6 +135,35 @@ class AggregateBackwardKernel {
       if (messages_.narrow_edge && grad_edge_)
         weight_gradient(entry, dm, e, table ? table + e * messages_.edge_width : nullptr,
                         scratch + 6 * stride_);
+    }
+  }
+
+  // add_relu with the signs that the forward pass left: neither x nor the edge rows are read.
+  void accumulate_recorded(Range entries, C *__restrict sum, C *scratch) {
+    for (int64_t k = entries.begin; k < entries.end; ++k) {
+      if (k + prefetch_distance < a_.graph.num_entries) {
+        shift_.prefetch(messages_.col[k + prefetch_distance]);
+        positive_.prefetch(messages_.eid[k + prefetch_distance]);
+      }
+      const int64_t i = messages_.col.checked(k, a_.graph.num_cols, Fault::col, fault_);
+      const int64_t e = messages_.eid.checked(k, a_.graph.num_edge_rows, Fault::eid, fault_);
+      if (i < 0 || e < 0) return;
+      const C factor = a_.by_degree ? C(1) / C(degrees_.start(i + 1) - degrees_.start(i)) : C(1);
+      const C *shift = shift_.read(i, scratch + 3 * stride_);
+      const uint16_t *words = positive_.row(e);
+      C *to = grad_edge_ ? grad_edge_.begin_write(e, scratch + 6 * stride_) : scratch + 6 * stride_;
+      int64_t f = 0;
+      for (; f + lanes <= width_; f += lanes) {
+        const Lanes<C> g = where<C>(words[f / lanes], lanes_at(shift + f) * factor);
+        lanes_at(sum + f) += g;
+        lanes_at(to + f) = g;
+      }
+      for (; f < width_; ++f) {
+        const C g = words[f / lanes] >> f % lanes & 1 ? shift[f] * factor : C(0);
+        sum[f] += g;
+        to[f] = g;
+      }
+      if (grad_edge_) grad_edge_.commit(e, to);
     }
   }
 
@@ -190,6 +223,7 @@ class AggregateBackwardKernel {
   Rows rows_, degrees_;
   Messages<C> messages_;
   Features<C> shift_, slope_, grad_x_, grad_edge_;
+  SignBits positive_;
   int64_t width_, stride_;
   FaultFlag fault_;
 };

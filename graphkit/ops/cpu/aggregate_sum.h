@@ -1,5 +1,6 @@
 // The commonest aggregate: one sum or mean, accumulated straight into the output row.
 #pragma once
+#include "lanes.h"
 #include "message.h"
 
 namespace graphkit {
@@ -10,7 +11,8 @@ class SumKernel {
  public:
   explicit SumKernel(const AggregateForward &a)
       : a_(a), rows_(a.graph), messages_(a),
-        outs_(a.out, a.dtype, a.width, a.width, a.graph.num_rows), width_(a.width),
+        outs_(a.out, a.dtype, a.width, a.width, a.graph.num_rows), positive_(a.positive, a.width),
+        width_(a.width),
         stride_((a.width + 15) / 16 * 16), mean_(a.reduces[0] == Reduce::mean) {}
 
   static bool serves(const AggregateForward &a) {
@@ -76,6 +78,8 @@ class SumKernel {
     for (int n = 0; n < Count; ++n) messages_.prefetch(k + prefetch_distance + n);
     for (int n = 0; n < Count; ++n)
       if (!messages_.fetch(k + n, e[n], scratch + 2 * n * stride_, fault_)) return;
+    if constexpr (M == Message::add_relu)
+      if (positive_) return add_recording<Count, Write>(k, to, e);
     const Entry<C> e0 = e[0], e1 = e[Count > 1 ? 1 : 0], e2 = e[Count > 2 ? 2 : 0];
     const Entry<C> e3 = e[Count > 3 ? 3 : 0];
 #pragma GCC ivdep
@@ -88,6 +92,48 @@ class SumKernel {
                 (message_value<M>(e2, f) + message_value<M>(e3, f));
       to[f] = Write ? total : to[f] + total;
     }
+  }
+
+  // add_relu that also leaves a bit for each sum above zero: all that backward needs to know.
+  template <int Count, bool Write>
+  void add_recording(int64_t k, C *__restrict to, const Entry<C> *e) {
+    uint16_t *words[Count];
+    for (int n = 0; n < Count; ++n) {
+      if (k + prefetch_distance + n < a_.graph.num_entries)
+        positive_.prefetch(messages_.eid[k + prefetch_distance + n]);
+      words[n] = positive_.row(messages_.eid[k + n]);
+    }
+    int64_t f = 0;
+    for (; f + lanes <= width_; f += lanes) {
+      Lanes<C> m[4] = {};
+      for (int n = 0; n < Count; ++n) {
+        const Lanes<C> sum = lanes_at(e[n].x + f) + lanes_at(e[n].edge + f);
+        words[n][f / lanes] = above_zero(reinterpret_cast<const C *>(&sum));
+        m[n] = sum < Lanes<C>{} ? Lanes<C>{} : sum;
+      }
+      const Lanes<C> total = total_of<Count>(m);
+      lanes_at(to + f) = Write ? total : lanes_at(to + f) + total;
+    }
+    for (unsigned bit = 1; f < width_; ++f, bit <<= 1) {
+      C m[4] = {};
+      for (int n = 0; n < Count; ++n) {
+        const C sum = e[n].x[f] + e[n].edge[f];
+        uint16_t &word = words[n][f / lanes];
+        word = uint16_t((bit == 1 ? 0 : word) | (sum > C(0) ? bit : 0));
+        m[n] = sum < C(0) ? C(0) : sum;
+      }
+      const C total = total_of<Count>(m);
+      to[f] = Write ? total : to[f] + total;
+    }
+  }
+
+  // In the order of the loop above, so that outputs do not depend on whether gradients are wanted.
+  template <int Count, class V>
+  static V total_of(const V *m) {
+    if constexpr (Count == 4) return (m[0] + m[1]) + (m[2] + m[3]);
+    if constexpr (Count == 3) return m[0] + (m[1] + m[2]);
+    if constexpr (Count == 2) return m[0] + m[1];
+    return m[0];
   }
 
   void finish(int64_t i, int64_t degree, C *to) {
@@ -121,6 +167,7 @@ class SumKernel {
   Rows rows_;
   Messages<C> messages_;
   Features<C> outs_;
+  SignBits positive_;
   int64_t width_, stride_;
   bool mean_;
   FaultFlag fault_;

@@ -11,6 +11,16 @@
 namespace graphkit {
 namespace {
 
+// A function that only prefetches must be inlined: called, GCC takes it for one without effect and
+// drops the call.
+#define GRAPHKIT_INLINE inline __attribute__((always_inline))
+
+// Into the second-level cache: the first has too few line buffers to keep enough rows in flight
+// (random rows of 512 bytes come two to three times as fast). A bad address is harmless.
+GRAPHKIT_INLINE void prefetch_line(uintptr_t address) {
+  __builtin_prefetch(reinterpret_cast<const void *>(address), 0, 2);
+}
+
 // A value per entry of an index: 32 or 64 bits, or the identity when there is no array.
 class Index {
  public:
@@ -71,6 +81,7 @@ class Features {
   Features(const void *base, Dtype dtype, int64_t ld, int64_t width, int64_t rows = 0)
       : base_(static_cast<char *>(const_cast<void *>(base))), dtype_(dtype),
         stride_(ld * size_of(dtype)), width_(width),
+        prefetched_(uintptr_t(std::min<int64_t>(width * size_of(dtype), 1024))),
         streamed_(base && rows * stride_ >= streamed_bytes && stride_ % 64 == 0 &&
                   stride_ == width * size_of(dtype) && reinterpret_cast<uintptr_t>(base) % 64 == 0 &&
                   (dtype == Dtype::f32 || dtype == Dtype::f64)) {}
@@ -98,12 +109,10 @@ class Features {
     else narrow(scratch, reinterpret_cast<Float16 *>(at));
   }
 
-  // A prefetch of a bad address is harmless, so the row needs no check.
-  void prefetch(int64_t row) const {
+  GRAPHKIT_INLINE void prefetch(int64_t row) const {
     const uintptr_t at = reinterpret_cast<uintptr_t>(base_) + uintptr_t(row * stride_);
-    const int64_t bytes = std::min<int64_t>(width_ * size_of(dtype_), 1024);
-    for (int64_t offset = 0; offset < bytes; offset += 64)
-      __builtin_prefetch(reinterpret_cast<const void *>(at + uintptr_t(offset)));
+#pragma GCC unroll 1
+    for (uintptr_t offset = 0; offset < prefetched_; offset += 64) prefetch_line(at + offset);
   }
 
  private:
@@ -121,6 +130,7 @@ class Features {
   char *base_;
   Dtype dtype_;
   int64_t stride_, width_;
+  uintptr_t prefetched_;  // bytes of a row
   bool streamed_;
 };
 

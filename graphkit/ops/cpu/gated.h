@@ -85,7 +85,9 @@ Fault gated_forward(const GatedForward &a) {
   };
   const Features<C> gate_dst = table(a.gate_dst, a.ldd), gate_src = table(a.gate_src, a.lds);
   const Features<C> values = table(a.value, a.ldv), edges = table(a.edge, width);
-  const Features<C> edge_out = table(a.edge_out, width, a.graph.num_entries);
+  // Written over the rows just read, they are in the cache: past it is for other memory only.
+  const bool over = a.edge_out == a.edge;
+  const Features<C> edge_out = table(a.edge_out, width, over ? 0 : a.graph.num_entries);
   const Features<C> out = table(a.out, width);
   const Features<C> denominators = table(a.denominator, width);
   FaultFlag fault;
@@ -105,8 +107,8 @@ Fault gated_forward(const GatedForward &a) {
       const C *__restrict src = gate_src.read(j, scratch + width);
       const C *__restrict value = values.read(j, scratch + 2 * width);
       if (edges) {
-        const C *__restrict edge = edges.read(e, scratch + 3 * width);
-        C *__restrict to = edge_out.begin_write(e, scratch + 4 * width);
+        const C *edge = edges.read(e, scratch + 3 * width);  // may be the same row as `to`
+        C *to = edge_out.begin_write(e, scratch + 4 * width);
 #pragma GCC ivdep
         for (int64_t f = 0; f < width; ++f) {
           const C gate = dst[f] + src[f] + edge[f];
@@ -258,7 +260,7 @@ class GatedBackwardKernel {
   C *row(C *scratch, int64_t index) const { return scratch + index * width_; }
   static C through_gate(C ds, C s) { return ds * s * (C(1) - s); }
 
-  void prefetch(int64_t k) const {
+  GRAPHKIT_INLINE void prefetch(int64_t k) const {
     if (k >= a_.graph.num_entries) return;
     values_.prefetch(col_[k]);
     if (gates_) gates_.prefetch(eid_[k]);

@@ -47,6 +47,7 @@ struct AggregateForward {
   void *mean;            // [rows, width] or null: kept for the backward of var and std
   int32_t *argmin;       // [rows, width] or null: winning entry counted from rowptr[i], -1 if none
   int32_t *argmax;
+  uint16_t *positive;    // [edge rows, words of 16 features] or null: where x + edge > 0
   int threads;
 };
 
@@ -81,6 +82,7 @@ struct AggregateBackward {
   int64_t lds;
   const void *slope;     // null unless var or std is among the reduces
   const void *forward_rowptr;  // degrees, for by_degree
+  const uint16_t *positive;    // as the forward pass left it: x and edge are then not read
   void *grad_x;          // [rows, width] or null
   void *grad_edge;       // as edge, or null; written once per entry, or summed if edge_is_table
   bool edge_is_table;    // several entries share an edge row

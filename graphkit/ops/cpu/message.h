@@ -99,12 +99,12 @@ class Messages {
   }
 
   // Looks past the end of the row: most rows are shorter than the distance worth prefetching.
-  void prefetch(int64_t k) const {
+  GRAPHKIT_INLINE void prefetch(int64_t k) const {
     if (k >= graph_.num_entries) return;
     x.prefetch(col[k]);
     if (has_edge) edge.prefetch(eid[k]);
   }
-  void prefetch_edge(int64_t k) const {
+  GRAPHKIT_INLINE void prefetch_edge(int64_t k) const {
     if (has_edge && k < graph_.num_entries) edge.prefetch(eid[k]);
   }
 

@@ -2,6 +2,7 @@
 // has checked dtype, contiguity and sizes, and a DLPack exchange per tensor would cost more than a
 // small batch's whole reduction. Indices are checked here, entry by entry, while they are used.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -12,11 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "blocks.h"
 #include "kernels.h"
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 namespace nb = nanobind;
 using namespace graphkit;
@@ -91,7 +89,7 @@ void set_reduces(Arguments &a, const std::vector<int> &reduces) {
 void aggregate_forward(GraphTuple graph, int dtype, int message, std::vector<int> reduces,
                        int64_t width, int64_t heads, Address x, int64_t ldx, Address edge,
                        int64_t lde, Address out, Address mean, Address argmin, Address argmax,
-                       int threads) {
+                       Address positive, int threads) {
   AggregateForward a{};
   a.graph = graph_of(graph);
   a.dtype = Dtype(dtype);
@@ -107,6 +105,7 @@ void aggregate_forward(GraphTuple graph, int dtype, int message, std::vector<int
   a.mean = at(mean);
   a.argmin = at<int32_t>(argmin);
   a.argmax = at<int32_t>(argmax);
+  a.positive = at<uint16_t>(positive);
   a.threads = threads;
   Fault fault;
   {
@@ -139,10 +138,10 @@ void aggregate_moments(int index_bits, int dtype, std::vector<int> reduces, int6
 void aggregate_backward(GraphTuple graph, int dtype, int message, bool by_degree, int64_t width,
                         int64_t heads, Address x, int64_t ldx, Address edge, int64_t lde,
                         Address shift, int64_t lds, Address slope, Address forward_rowptr,
-                        Address grad_x, Address grad_edge, bool edge_is_table, int threads) {
+                        Address positive, Address grad_x, Address grad_edge, bool edge_is_table, int threads) {
   AggregateBackward a{graph_of(graph), Dtype(dtype), Message(message), by_degree, width, heads,
                       at(x), ldx, at(edge), lde, at(shift), lds, at(slope), at(forward_rowptr),
-                      at(grad_x), at(grad_edge), edge_is_table, threads};
+                      at<uint16_t>(positive), at(grad_x), at(grad_edge), edge_is_table, threads};
   Fault fault;
   {
     nb::gil_scoped_release release;
@@ -237,15 +236,25 @@ void transpose(GraphTuple graph, Address rowptr_t, Address col_t, Address eid_t,
   check(fault, g);
 }
 
-// Ask for huge pages before the first touch: a fresh E x F output otherwise spends more time in
-// page faults than in arithmetic. Only whole huge pages inside the range are named.
-void prefer_huge_pages(Address begin, int64_t bytes) {
-#ifdef __linux__
-  constexpr Address page = Address(2) << 20;
-  const Address first = (begin + page - 1) / page * page;
-  const Address last = (begin + Address(bytes)) / page * page;
-  if (last > first) madvise(at(first), last - first, MADV_HUGEPAGE);
-#endif
+// A block as a DLPack tensor of bytes; it goes back when the last tensor over it is freed.
+nb::object large_block(int64_t bytes) {
+  int64_t size = 0;
+  void *block = take_block(bytes, size);
+  if (!block) {
+    PyErr_NoMemory();
+    throw nb::python_error();
+  }
+  struct Owned {
+    void *block;
+    int64_t size;
+  };
+  const nb::capsule owner(new Owned{block, size}, [](void *p) noexcept {
+    const Owned *owned = static_cast<Owned *>(p);
+    give_block(owned->block, owned->size);
+    delete owned;
+  });
+  const size_t shape[] = {size_t(bytes)};
+  return nb::cast(nb::ndarray<nb::pytorch, uint8_t>(block, 1, shape, owner));
 }
 
 }  // namespace
@@ -259,7 +268,10 @@ NB_MODULE(_cpu, m) {
     return names;
   });
   m.def("use_isa", &use_isa);
-  m.def("prefer_huge_pages", &prefer_huge_pages);
+  m.def("large_block", &large_block);
+  m.def("kept_bytes", &kept_bytes);
+  m.def("set_kept_limit", &set_kept_limit);
+  m.def("drop_blocks", &drop_blocks);
   m.def("index_range", &range_of);
   m.def("sort_edges", &sort_edge_index);
   m.def("transpose", &transpose);

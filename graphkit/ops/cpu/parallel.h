@@ -13,7 +13,7 @@ namespace {  // one copy per translation unit: each is compiled for its own ISA
 
 constexpr int64_t hub_degree = 16384;  // rows longer than this are cut
 constexpr int64_t hub_piece = 8192;
-constexpr int64_t prefetch_distance = 8;  // entries
+constexpr int64_t prefetch_distance = 32;  // entries
 constexpr int64_t serial_work = 1 << 15;  // elements below which a parallel region costs more
 
 inline int threads_for(int64_t work, int threads) { return work < serial_work ? 1 : threads; }

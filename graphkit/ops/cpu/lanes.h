@@ -1,0 +1,95 @@
+// Sixteen values at a time, for what loops over single values do not vectorise into: packing the
+// signs of values into bits, and back. Everything else is left to the compiler.
+#pragma once
+#include "features.h"
+
+namespace graphkit {
+namespace {
+
+constexpr int64_t lanes = 16;
+
+// May lie at any address that suits one value.
+template <class C>
+struct LanesOf;
+template <>
+struct LanesOf<float> {
+  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef int32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
+};
+template <>
+struct LanesOf<double> {
+  typedef double type __attribute__((vector_size(128), aligned(8), may_alias));
+  typedef int64_t bits __attribute__((vector_size(128), aligned(8), may_alias));
+};
+template <class C>
+using Lanes = typename LanesOf<C>::type;
+
+template <class C>
+inline const Lanes<C> &lanes_at(const C *p) {
+  return *reinterpret_cast<const Lanes<C> *>(p);
+}
+template <class C>
+inline Lanes<C> &lanes_at(C *p) {
+  return *reinterpret_cast<Lanes<C> *>(p);
+}
+
+// Bit l is set where lane l is above zero.
+inline uint16_t above_zero(const float *v) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(v), _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif defined(__AVX__)
+  const __m256 zero = _mm256_setzero_ps();
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(v), zero, _CMP_GT_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(v + 8), zero, _CMP_GT_OQ));
+  return uint16_t(low | high << 8);
+#else
+  unsigned all = 0;
+  for (int l = 0; l < lanes; ++l) all |= unsigned(v[l] > 0.0f) << l;
+  return uint16_t(all);
+#endif
+}
+
+inline uint16_t above_zero(const double *v) {
+#if defined(__AVX512F__)
+  const __m512d zero = _mm512_setzero_pd();
+  const unsigned low = _mm512_cmp_pd_mask(_mm512_loadu_pd(v), zero, _CMP_GT_OQ);
+  const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(v + 8), zero, _CMP_GT_OQ);
+  return uint16_t(low | high << 8);
+#else
+  unsigned all = 0;
+  for (int l = 0; l < lanes; ++l) all |= unsigned(v[l] > 0.0) << l;
+  return uint16_t(all);
+#endif
+}
+
+// The lanes whose bits are set; zero elsewhere.
+template <class C>
+inline Lanes<C> where(uint16_t set, const Lanes<C> &v) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<C, float>)
+    return Lanes<C>(_mm512_maskz_mov_ps(set, __m512(v)));
+#endif
+  using Bits = typename LanesOf<C>::bits;
+  using Int = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  const Bits each = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+  const Bits chosen = (each & Int(set)) != 0;
+  return Lanes<C>(chosen & Bits(v));
+}
+
+// One bit per entry and feature, a row of 16-bit words per edge.
+class SignBits {
+ public:
+  SignBits(uint16_t *base, int64_t width) : base_(base), words_((width + lanes - 1) / lanes) {}
+  explicit operator bool() const { return base_ != nullptr; }
+  uint16_t *row(int64_t e) const { return base_ + e * words_; }
+  GRAPHKIT_INLINE void prefetch(int64_t e) const {
+    prefetch_line(reinterpret_cast<uintptr_t>(base_) + uintptr_t(e * words_ * 2));
+  }
+
+ private:
+  uint16_t *base_;
+  int64_t words_;
+};
+
+}  // namespace
+}  // namespace graphkit
