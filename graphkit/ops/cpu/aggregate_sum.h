@@ -20,7 +20,10 @@ class SumKernel {
   }
 
   Fault run() {
-    with_message(messages_.kind, [&](auto tag) { run_as<tag()>(); });
+    with_message(messages_.kind, [&](auto tag) {
+      if (messages_.plain()) run_as<tag(), true>();
+      else run_as<tag(), false>();
+    });
     return fault_.result();
   }
 
@@ -28,7 +31,7 @@ class SumKernel {
   // The output row, then x and edge of four entries.
   static constexpr int64_t scratch_rows = 1 + 8;
 
-  template <Message M>
+  template <Message M, bool Plain>
   void run_as() {
     const Graph &g = a_.graph;
     const int threads = threads_for(g.num_entries * width_ + g.num_rows, a_.threads);
@@ -44,40 +47,43 @@ class SumKernel {
           const Range entries = rows_.entries(i, fault_);
           if (entries.size() > hub_degree) continue;
           C *to = outs_.begin_write(i, scratch.data());
-          accumulate<M>(entries, to, scratch.data() + stride_);
+          accumulate<M, Plain>(entries, to, scratch.data() + stride_);
           finish(i, entries.size(), to);
         }
       }
       stream_fence();
     }
-    for (int64_t i : hubs) hub<M>(i, threads);
+    for (int64_t i : hubs) hub<M, Plain>(i, threads);
   }
 
-  template <Message M>
+  template <Message M, bool Plain>
   void accumulate(Range entries, C *to, C *scratch) {
     int64_t k = entries.begin;
     switch (std::min<int64_t>(entries.size(), 4)) {  // the first ones write, later ones add
       case 0: std::fill(to, to + width_, C(0)); return;
-      case 1: add<M, 1, true>(k, to, scratch); return;
-      case 2: add<M, 2, true>(k, to, scratch); return;
-      case 3: add<M, 3, true>(k, to, scratch); return;
-      default: add<M, 4, true>(k, to, scratch);
+      case 1: add<M, Plain, 1, true>(k, to, scratch); return;
+      case 2: add<M, Plain, 2, true>(k, to, scratch); return;
+      case 3: add<M, Plain, 3, true>(k, to, scratch); return;
+      default: add<M, Plain, 4, true>(k, to, scratch);
     }
-    for (k += 4; k + 4 <= entries.end; k += 4) add<M, 4, false>(k, to, scratch);
+    for (k += 4; k + 4 <= entries.end; k += 4) add<M, Plain, 4, false>(k, to, scratch);
     switch (entries.end - k) {
-      case 1: add<M, 1, false>(k, to, scratch); break;
-      case 2: add<M, 2, false>(k, to, scratch); break;
-      case 3: add<M, 3, false>(k, to, scratch); break;
+      case 1: add<M, Plain, 1, false>(k, to, scratch); break;
+      case 2: add<M, Plain, 2, false>(k, to, scratch); break;
+      case 3: add<M, Plain, 3, false>(k, to, scratch); break;
       default: break;
     }
   }
 
-  template <Message M, int Count, bool Write>
-  void add(int64_t k, C *__restrict to, C *scratch) {
+  template <Message M, bool Plain, int Count, bool Write>
+  GRAPHKIT_INLINE void add(int64_t k, C *__restrict to, C *scratch) {
     Entry<C> e[4];
     for (int n = 0; n < Count; ++n) messages_.prefetch(k + prefetch_distance + n);
-    for (int n = 0; n < Count; ++n)
-      if (!messages_.fetch(k + n, e[n], scratch + 2 * n * stride_, fault_)) return;
+    for (int n = 0; n < Count; ++n) {
+      const bool found = Plain ? messages_.template locate<M>(k + n, e[n], fault_)
+                               : messages_.fetch(k + n, e[n], scratch + 2 * n * stride_, fault_);
+      if (!found) return;
+    }
     if constexpr (M == Message::add_relu)
       if (positive_) return add_recording<Count, Write>(k, to, e);
     const Entry<C> e0 = e[0], e1 = e[Count > 1 ? 1 : 0], e2 = e[Count > 2 ? 2 : 0];
@@ -144,7 +150,7 @@ class SumKernel {
     outs_.commit(i, to);
   }
 
-  template <Message M>
+  template <Message M, bool Plain>
   void hub(int64_t i, int threads) {
     const Range row = rows_.entries(i, fault_);
     const int64_t pieces = num_pieces(row), size = stride_ * scratch_rows;
@@ -153,7 +159,7 @@ class SumKernel {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
     for (int64_t p = 0; p < pieces; ++p) {
       C *sum = scratch.data() + p * size;
-      accumulate<M>(piece(row, p), sum, sum + stride_);
+      accumulate<M, Plain>(piece(row, p), sum, sum + stride_);
     }
     C *to = outs_.begin_write(i, scratch.data());
     if (to != scratch.data()) std::copy(scratch.data(), scratch.data() + width_, to);

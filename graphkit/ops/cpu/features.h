@@ -51,6 +51,8 @@ inline int64_t size_of(Dtype dtype) {
 // A row that goes past the caches: an output far larger than they are would be read only to be
 // overwritten, and would push out the rows that are gathered again.
 constexpr int64_t streamed_bytes = int64_t(64) << 20;
+// What the second-level cache holds needs no prefetch.
+constexpr int64_t cached_bytes = int64_t(512) << 10;
 
 inline void stream_row(void *to, const void *from, int64_t bytes) {
 #if defined(__AVX512F__)
@@ -87,6 +89,9 @@ class Features {
                   (dtype == Dtype::f32 || dtype == Dtype::f64)) {}
 
   explicit operator bool() const { return base_ != nullptr; }
+  bool direct() const { return dtype_ == Dtype::f32 || dtype_ == Dtype::f64; }
+  int64_t row_bytes() const { return stride_; }
+  const C *direct_row(int64_t row) const { return reinterpret_cast<const C *>(base_ + row * stride_); }
 
   const C *read(int64_t row, C *scratch) const {
     const char *at = base_ + row * stride_;
@@ -116,7 +121,6 @@ class Features {
   }
 
  private:
-  bool direct() const { return dtype_ == Dtype::f32 || dtype_ == Dtype::f64; }
   template <class S>
   const C *widen(const S *from, C *to) const {
     for (int64_t f = 0; f < width_; ++f) to[f] = load(from[f]);

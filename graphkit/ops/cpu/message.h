@@ -67,7 +67,33 @@ class Messages {
         has_edge(a.message != Message::copy), narrow_edge(a.message == Message::scale),
         edge_width(a.message == Message::scale ? a.heads : a.width), x(a.x, a.dtype, a.ldx, a.width),
         edge(a.edge, a.dtype, a.lde, edge_width), col(a.graph.col, a.graph.index_bits),
-        eid(a.graph.eid, a.graph.index_bits), graph_(a.graph), width_(a.width), heads_(a.heads) {}
+        eid(a.graph.eid, a.graph.index_bits), graph_(a.graph), width_(a.width), heads_(a.heads),
+        x_far_(a.graph.num_cols * x.row_bytes() > cached_bytes),
+        edge_far_(has_edge && a.graph.num_edge_rows * edge.row_bytes() > cached_bytes) {}
+
+  // Whether rows are stored as they are computed with, and an entry has at most one weight: then
+  // `locate` serves, which only finds addresses.
+  bool plain() const { return x.direct() && (!has_edge || (edge.direct() && (!narrow_edge || heads_ == 1))); }
+
+  template <Message M>
+  GRAPHKIT_INLINE bool locate(int64_t k, Entry<C> &entry, FaultFlag &fault) const {
+    const int64_t j = col[k];
+    if (__builtin_expect(uint64_t(j) >= uint64_t(graph_.num_cols), 0)) {
+      fault.raise(Fault::col, k, j);
+      return false;
+    }
+    entry.x = x.direct_row(j);
+    if constexpr (M != Message::copy) {
+      const int64_t e = eid[k];
+      if (__builtin_expect(uint64_t(e) >= uint64_t(graph_.num_edge_rows), 0)) {
+        fault.raise(Fault::eid, k, e);
+        return false;
+      }
+      entry.edge = edge.direct_row(e);
+      if constexpr (M == Message::scale) entry.weight = entry.edge[0];
+    }
+    return true;
+  }
 
   bool fetch(int64_t k, Entry<C> &entry, C *scratch, FaultFlag &fault) const {
     const int64_t j = col.checked(k, graph_.num_cols, Fault::col, fault);
@@ -101,11 +127,11 @@ class Messages {
   // Looks past the end of the row: most rows are shorter than the distance worth prefetching.
   GRAPHKIT_INLINE void prefetch(int64_t k) const {
     if (k >= graph_.num_entries) return;
-    x.prefetch(col[k]);
-    if (has_edge) edge.prefetch(eid[k]);
+    if (x_far_) x.prefetch(col[k]);
+    if (edge_far_) edge.prefetch(eid[k]);
   }
   GRAPHKIT_INLINE void prefetch_edge(int64_t k) const {
-    if (has_edge && k < graph_.num_entries) edge.prefetch(eid[k]);
+    if (edge_far_ && k < graph_.num_entries) edge.prefetch(eid[k]);
   }
 
   const Message kind;
@@ -117,6 +143,7 @@ class Messages {
  private:
   const Graph graph_;
   int64_t width_, heads_;
+  bool x_far_, edge_far_;  // worth a prefetch
 };
 
 }  // namespace
