@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graphkit.ops.csr import CSR
@@ -128,3 +129,82 @@ def gated_aggregate(
     if edge is None:
         return out.to(dtype), None
     return out.to(dtype), torch.empty_like(gate).index_copy(0, which, gate).to(dtype)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A 32-bit hash (in int64, which has no unsigned overflow to speak of)."""
+    low = 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & low
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & low
+    return x ^ (x >> 16)
+
+
+def keep_factors(seed: Tensor, edge: Tensor, heads: int, dropout: float) -> Tensor:
+    """``[E, H]`` 0 or ``1 / (1 - dropout)`` for each edge id and head, as the kernels hash them."""
+    low = 0xFFFFFFFF
+    number = int(seed)
+    x = _mix((edge & low) ^ (number & low))
+    x = _mix(x ^ (edge >> 32) ^ (number >> 32))
+    x = _mix(x[:, None] ^ torch.arange(heads, device=edge.device))
+    threshold = int(min(dropout * 2.0**32, 2.0**32 - 1))
+    factor = 0.0 if dropout >= 1.0 else 1.0 / (1.0 - dropout)
+    return torch.where(x < threshold, 0.0, factor)
+
+
+def edge_softmax(csr: CSR, scores: Tensor) -> Tensor:
+    """``[E, H]`` softmax over the entries of each row; scores are in the order of the entries."""
+    row = csr.row().long()
+    index = row[:, None].expand_as(scores)
+    low = scores.new_full((csr.num_rows, scores.size(1)), float("-inf"))
+    most = low.scatter_reduce(0, index, scores.detach(), "amax")
+    most = most.masked_fill(most == float("-inf"), 0.0)
+    weight = (scores - most.index_select(0, row)).exp()
+    total_weight = torch.zeros_like(most).index_add(0, row, weight)
+    return weight / total_weight.masked_fill(total_weight == 0, 1.0).index_select(0, row)
+
+
+def attention(
+    csr: CSR,
+    value: Tensor,
+    dst: Tensor,
+    src: Tensor,
+    edge: Tensor | None = None,
+    *,
+    score: str,
+    heads: int,
+    att: Tensor | None = None,
+    bias: Tensor | None = None,
+    negative_slope: float = 0.2,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """``[N, H * D]`` of :func:`graphkit.ops.attention`, for checked arguments."""
+    row, col, dtype = csr.row().long(), csr.col.long(), value.dtype
+    which = torch.arange(csr.num_entries, device=col.device) if csr.eid is None else csr.eid.long()
+
+    def by_head(t: Tensor, index: Tensor) -> Tensor:
+        return widen(t).index_select(0, index).unflatten(1, (heads, -1))
+
+    values, j = by_head(value, col), by_head(src, col)
+    i = by_head(dst, row)
+    if edge is not None:
+        e = by_head(edge, which)
+        j = j + e
+        if score == "dot":
+            values = values + e
+    if score == "additive":
+        scores = F.leaky_relu(i + j, negative_slope).squeeze(-1)
+    elif score == "gatv2":
+        assert att is not None
+        weight = att.to(i.dtype).view(heads, -1)
+        scores = (F.leaky_relu(i + j, negative_slope) * weight).sum(-1)
+    else:
+        scores = (i * j).sum(-1) * scale
+    if bias is not None:
+        scores = scores + widen(bias).index_select(0, which)
+    weights = edge_softmax(csr, scores)
+    if dropout:
+        assert seed is not None
+        weights = weights * keep_factors(seed, which, heads, dropout).to(weights.dtype)
+    return total(csr, (weights[..., None] * values).flatten(1)).to(dtype)

@@ -3,77 +3,17 @@
 #pragma once
 #include <cmath>
 
-#include "features.h"
+#include "exponential.h"
+#include "sweep.h"
 
 namespace graphkit {
 namespace {
-
-inline double exponential(double x) { return std::exp(x); }
-
-// exp for the vectoriser: 2^n * p(r) with |r| <= ln2 / 2; relative error below 2e-7.
-inline float exponential(float x) {
-  x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
-  const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23 rounds
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const int32_t bits = (int32_t(n) + 127) << 23;
-  return p * __builtin_bit_cast(float, bits);
-}
 
 template <class C>
 inline C sigmoid(C x) {
   // A NaN must stay a NaN: the clamp inside exponential would hide it.
   const C s = C(1) / (C(1) + exponential(-x));
   return x == x ? s : x;
-}
-
-// Rows in parallel, hubs in pieces. `entries(i, range, sums, scratch)` adds up `num_sums` rows for
-// row i; `finish(i, sums, scratch)` writes them.
-template <class C, class Entries, class Finish>
-Fault sweep(const Graph &g, int64_t width, int64_t num_sums, int max_threads, FaultFlag &fault,
-            Entries entries, Finish finish) {
-  const Rows rows(g);
-  const int threads = threads_for(g.num_entries * width * 4 + g.num_rows, max_threads);
-  const int64_t blocks = threads == 1 ? 1 : int64_t(threads) * 32;
-  const std::vector<int64_t> hubs = rows.hubs();
-  const int64_t size = width * num_sums, scratch_size = width * 10;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    std::vector<C> sums(static_cast<size_t>(size + scratch_size));
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t b = 0; b < blocks; ++b) {
-      const Range block = rows.block(b, blocks);
-      for (int64_t i = block.begin; i < block.end; ++i) {
-        const Range row = rows.entries(i, fault);
-        if (row.size() > hub_degree) continue;
-        std::fill(sums.begin(), sums.begin() + size, C(0));
-        entries(i, row, sums.data(), sums.data() + size);
-        finish(i, sums.data(), sums.data() + size);
-      }
-    }
-    stream_fence();
-  }
-  for (int64_t i : hubs) {
-    const Range row = rows.entries(i, fault);
-    const int64_t pieces = num_pieces(row), each = size + scratch_size;
-    if (!pieces) continue;
-    std::vector<C> sums(size_t(pieces * each), C(0));
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
-    for (int64_t p = 0; p < pieces; ++p) {
-      entries(i, piece(row, p), sums.data() + p * each, sums.data() + p * each + size);
-      stream_fence();
-    }
-    for (int64_t p = 1; p < pieces; ++p)
-      for (int64_t f = 0; f < size; ++f) sums[size_t(f)] += sums[size_t(p * each + f)];
-    finish(i, sums.data(), sums.data() + size);
-  }
-  return fault.result();
 }
 
 template <class C>
@@ -91,7 +31,7 @@ Fault gated_forward(const GatedForward &a) {
   const Features<C> out = table(a.out, width);
   const Features<C> denominators = table(a.denominator, width);
   FaultFlag fault;
-  const auto entries = [&](int64_t i, Range range, C *sums, C *scratch) {
+  const auto entries = [&](int64_t i, Range range, C *sums, C *scratch, int64_t) {
     const C *__restrict dst = gate_dst.read(i, scratch);
     C *__restrict numerator = sums;
     C *__restrict denominator = sums + width;
@@ -138,7 +78,8 @@ Fault gated_forward(const GatedForward &a) {
     std::copy(sums + width, sums + 2 * width, to);
     denominators.commit(i, to);
   };
-  return sweep<C>(a.graph, width, 2, a.threads, fault, entries, finish);
+  return sweep<C>(a.graph, 4 * width, 2 * width, 10 * width, a.threads, fault, entries,
+                  Added<C>{2 * width}, finish);
 }
 
 // With n_i = g_i / (den_i + eps) and d_i = -n_i out_i:  ds_k = n_i value_j + d_i,
@@ -157,7 +98,7 @@ class GatedBackwardKernel {
         scaled_(table(a.scaled_grad, width_)) {}
 
   Fault destination() {
-    const auto entries = [&](int64_t i, Range range, C *sums, C *scratch) {
+    const auto entries = [&](int64_t i, Range range, C *sums, C *scratch, int64_t) {
       if (range.begin == range.end) return;
       const C *__restrict dst = gate_dst_.read(i, scratch);
       C *__restrict n = row(scratch, 1);
@@ -204,11 +145,12 @@ class GatedBackwardKernel {
       factors(i, n, nullptr, row(scratch, 3));
       scaled_.commit(i, n);
     };
-    return sweep<C>(a_.graph, width_, 1, a_.threads, fault_, entries, finish);
+    return sweep<C>(a_.graph, 4 * width_, width_, 10 * width_, a_.threads, fault_, entries,
+                    Added<C>{width_}, finish);
   }
 
   Fault source() {
-    const auto entries = [&](int64_t j, Range range, C *sums, C *scratch) {
+    const auto entries = [&](int64_t j, Range range, C *sums, C *scratch, int64_t) {
       if (range.begin == range.end) return;
       C *__restrict to_src = sums;
       C *__restrict to_value = sums + width_;
@@ -250,7 +192,8 @@ class GatedBackwardKernel {
       write(a_.grad_src, j, sums, scratch);
       write(a_.grad_value, j, sums + width_, scratch);
     };
-    return sweep<C>(a_.graph, width_, 2, a_.threads, fault_, entries, finish);
+    return sweep<C>(a_.graph, 4 * width_, 2 * width_, 10 * width_, a_.threads, fault_, entries,
+                    Added<C>{2 * width_}, finish);
   }
 
  private:

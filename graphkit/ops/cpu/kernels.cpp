@@ -2,6 +2,7 @@
 #include "aggregate_backward.h"
 #include "aggregate_forward.h"
 #include "aggregate_sum.h"
+#include "attention.h"
 #include "gated.h"
 
 namespace graphkit {
@@ -44,6 +45,30 @@ Fault run_gated_backward_source(const GatedBackward &a) {
   return with_compute(a.dtype, [&](auto c) { return GatedBackwardKernel<decltype(c)>(a).source(); });
 }
 
+Fault run_attention_forward(const Attention &a) {
+  return with_compute(a.dtype, [&](auto c) {
+    return with_score(a.score, [&](auto s) {
+      return AttentionForwardKernel<decltype(c), s()>(a).run();
+    });
+  });
+}
+
+Fault run_attention_backward_destination(const AttentionBackward &b) {
+  return with_compute(b.attention.dtype, [&](auto c) {
+    return with_score(b.attention.score, [&](auto s) {
+      return AttentionBackwardKernel<decltype(c), s()>(b).destination();
+    });
+  });
+}
+
+Fault run_attention_backward_source(const AttentionBackward &b) {
+  return with_compute(b.attention.dtype, [&](auto c) {
+    return with_score(b.attention.score, [&](auto s) {
+      return AttentionBackwardKernel<decltype(c), s()>(b).source();
+    });
+  });
+}
+
 }  // namespace
 
 #define GRAPHKIT_JOIN_(a, b) a##b
@@ -61,6 +86,9 @@ const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
     run_gated_forward,
     run_gated_backward_destination,
     run_gated_backward_source,
+    run_attention_forward,
+    run_attention_backward_destination,
+    run_attention_backward_source,
 };
 
 }  // namespace graphkit

@@ -148,6 +148,37 @@ struct GatedBackward {
   int threads;
 };
 
+enum class Score : int { additive = 0, gatv2 = 1, dot = 2 };
+
+// out[i, h, :] = sum_k softmax_k(score_h(dst[i], src[col[k]], edge[eid[k]]) + bias) value
+struct Attention {
+  Graph graph;           // transposed in the source pass of backward
+  Dtype dtype;
+  Score score;
+  int64_t heads, width;  // width of one head
+  double slope, scale;   // of leaky ReLU; of the dot product
+  double dropout;
+  uint64_t seed;
+  const void *value;     // [cols, heads * width]
+  const void *dst, *src; // per row and per column: heads (additive) or heads * width values
+  const void *edge;      // the same per edge, or null
+  const void *bias;      // [edge rows, heads] added to the score, or null
+  const void *att;       // [heads * width], computing type: gatv2 only
+  int64_t ldv, ldd, lds, lde;
+  void *out;             // [rows, heads * width]; the input of backward
+  void *lse;             // [rows, heads], computing type; null: not kept
+  int threads;
+};
+
+struct AttentionBackward {
+  Attention attention;
+  const void *grad;      // [destinations, heads * width]
+  void *delta;           // [destinations, heads], computing type: left by the destination pass
+  void *grad_dst, *grad_edge, *grad_bias;  // written by the destination pass; edge, bias may be null
+  void *grad_att;        // [units of the sweep, heads * width], zeroed, computing type, or null
+  void *grad_src, *grad_value;             // written by the source pass
+};
+
 struct SortEdges {
   int in_bits;           // 32 or 64: type of key and other
   int out_bits;          // 32 or 64: type of rowptr, col, perm
@@ -182,6 +213,9 @@ struct Kernels {
   Fault (*gated_forward)(const GatedForward &);
   Fault (*gated_backward_destination)(const GatedBackward &);
   Fault (*gated_backward_source)(const GatedBackward &);
+  Fault (*attention_forward)(const Attention &);
+  Fault (*attention_backward_destination)(const AttentionBackward &);
+  Fault (*attention_backward_source)(const AttentionBackward &);
 };
 
 extern const Kernels kernels_baseline;
@@ -190,6 +224,7 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
+int64_t attention_units(const Graph &);
 IndexRange index_range(const void *index, int bits, int64_t n, int threads);
 Fault sort_edges(const SortEdges &);
 Fault transpose_csr(const TransposeCSR &);

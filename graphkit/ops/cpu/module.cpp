@@ -203,6 +203,54 @@ void gated_backward(GraphTuple forward, GraphTuple transposed, int dtype, bool n
   check(fault, a.graph);
 }
 
+// score, heads, width of a head, slope, scale, dropout, seed
+using AttentionOptions = std::tuple<int, int64_t, int64_t, double, double, double, uint64_t>;
+// value, dst, src, edge, bias, att and the distances between rows of the first four
+using AttentionInputs = std::tuple<Address, Address, Address, Address, Address, Address, int64_t,
+                                   int64_t, int64_t, int64_t>;
+
+Attention attention_of(const GraphTuple &graph, int dtype, const AttentionOptions &o,
+                       const AttentionInputs &in, Address out, Address lse, int threads) {
+  return {graph_of(graph), Dtype(dtype), Score(std::get<0>(o)), std::get<1>(o), std::get<2>(o),
+          std::get<3>(o), std::get<4>(o), std::get<5>(o), std::get<6>(o), at(std::get<0>(in)),
+          at(std::get<1>(in)), at(std::get<2>(in)), at(std::get<3>(in)), at(std::get<4>(in)),
+          at(std::get<5>(in)), std::get<6>(in), std::get<7>(in), std::get<8>(in), std::get<9>(in),
+          at(out), at(lse), threads};
+}
+
+void attention_forward(GraphTuple graph, int dtype, AttentionOptions options,
+                       AttentionInputs inputs, Address out, Address lse, int threads) {
+  const Attention a = attention_of(graph, dtype, options, inputs, out, lse, threads);
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = active->attention_forward(a);
+  }
+  check(fault, a.graph);
+}
+
+void attention_backward(GraphTuple forward, GraphTuple transposed, int dtype,
+                        AttentionOptions options, AttentionInputs inputs, Address out, Address lse,
+                        Address grad, Address delta, Address grad_dst, Address grad_edge,
+                        Address grad_bias, Address grad_att, Address grad_src, Address grad_value,
+                        int threads) {
+  AttentionBackward b{attention_of(forward, dtype, options, inputs, out, lse, threads), at(grad),
+                      at(delta), at(grad_dst), at(grad_edge), at(grad_bias), at(grad_att),
+                      at(grad_src), at(grad_value)};
+  Fault fault;
+  {
+    nb::gil_scoped_release release;
+    fault = active->attention_backward_destination(b);
+    if (fault.kind == Fault::none) {
+      b.attention.graph = graph_of(transposed);
+      fault = active->attention_backward_source(b);
+    }
+  }
+  check(fault, b.attention.graph);
+}
+
+int64_t units_of(GraphTuple graph) { return attention_units(graph_of(graph)); }
+
 std::tuple<int64_t, int64_t, int64_t, int64_t, bool> range_of(Address index, int bits, int64_t n,
                                                               int threads) {
   nb::gil_scoped_release release;
@@ -281,4 +329,7 @@ NB_MODULE(_cpu, m) {
   m.def("aggregate_winners", &aggregate_winners);
   m.def("gated_forward", &gated_forward);
   m.def("gated_backward", &gated_backward);
+  m.def("attention_units", &units_of);
+  m.def("attention_forward", &attention_forward);
+  m.def("attention_backward", &attention_backward);
 }
