@@ -1,5 +1,6 @@
 """Layers: the message-passing base, convolutions, virtual nodes, encoders, readouts."""
 
+from graphkit.nn.attention_convs import GATConv, GATv2Conv, TransformerConv
 from graphkit.nn.encoders import (
     AtomEncoder,
     BondEncoder,
@@ -23,6 +24,7 @@ from graphkit.nn.pooling import (
     global_mean_pool,
     pool,
 )
+from graphkit.nn.res_gated_graph_conv import ResGatedGraphConv
 from graphkit.nn.sage_conv import SAGEConv
 from graphkit.nn.virtual_node import DeepSetsVN, VirtualNode, append_virtual_nodes
 
@@ -31,6 +33,8 @@ __all__ = [
     "BondEncoder",
     "DeepSetsVN",
     "EmbeddingSum",
+    "GATConv",
+    "GATv2Conv",
     "GCN2Conv",
     "GCNConv",
     "GINConv",
@@ -41,7 +45,9 @@ __all__ = [
     "OGBGCNConv",
     "OGBGINConv",
     "RWSEEncoder",
+    "ResGatedGraphConv",
     "SAGEConv",
+    "TransformerConv",
     "VirtualNode",
     "append_virtual_nodes",
     "batch_segments",

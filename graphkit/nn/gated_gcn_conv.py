@@ -45,6 +45,8 @@ class GatedGCNConv(MessagePassing):
         (torch.Size([3, 8]), torch.Size([2, 8]))
     """
 
+    fused_in_forward = True
+
     def __init__(
         self,
         in_channels: int,
@@ -96,11 +98,3 @@ class GatedGCNConv(MessagePassing):
 
     def message(self, value_j: Tensor, opened: Tensor) -> Tensor:
         return opened * value_j
-
-    def fused(self, csr: CSR, **kwargs: Any) -> Tensor:
-        # Gate and sum are one sweep with two results, which `forward` asks for itself.
-        raise NotImplementedError
-
-    def propagate(self, edge_index: Any, size: Any = None, **kwargs: Any) -> Tensor:
-        """Always PyG's: it serves the definition only."""
-        return super(MessagePassing, self).propagate(edge_index, size=size, **kwargs)

@@ -46,6 +46,10 @@ class MessagePassing(PyGMessagePassing):
         [[0.0], [1.0]]
     """
 
+    # True in layers whose fused sweep has several inputs or results: their `forward` asks for it,
+    # and `propagate` serves the definition only.
+    fused_in_forward = False
+
     @property
     def explain(self) -> bool | None:
         """Whether an explainer wants to see the messages."""
@@ -78,7 +82,7 @@ class MessagePassing(PyGMessagePassing):
         """Whether ``propagate`` will call ``fused`` for these arguments."""
         features = x[0] if isinstance(x, (tuple, list)) else x
         return (
-            type(self).fused is not MessagePassing.fused
+            (self.fused_in_forward or type(self).fused is not MessagePassing.fused)
             and type(edge_index) in (Tensor, torch.nn.Parameter)
             and edge_index.layout == torch.strided
             and isinstance(features, Tensor)
@@ -94,7 +98,7 @@ class MessagePassing(PyGMessagePassing):
     def propagate(self, edge_index: Any, size: Any = None, **kwargs: Any) -> Tensor:
         """PyG's ``propagate``, by the fused kernels where they apply."""
         x = kwargs.get("x")
-        if not self.takes_fused_way(edge_index, x):
+        if self.fused_in_forward or not self.takes_fused_way(edge_index, x):
             # By name: constructing a PyG layer replaces `propagate` of its class, which is next in
             # our order of bases, by generated code that knows no explainers.
             return PyGMessagePassing.propagate(self, edge_index, size=size, **kwargs)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from graphkit.errors import InputError, nearest
 from graphkit.ops import backends, cpu, reference
-from graphkit.ops.aggregate import segment
 from graphkit.ops.csr import CSR
 from graphkit.ops.eager import is_plain
 
@@ -310,22 +309,15 @@ def _attention_backward_cpu(
     forward = cpu.graph(rowptr, col, eid, value.size(0), entries, n)
     grad, out = grad.contiguous(), out.contiguous()
     delta = torch.empty_like(lse)
-    tables = None
-    if need_att and att is not None:
-        units = cpu.kernels.attention_units(forward)
-        tables = torch.zeros(units, att.numel(), dtype=_compute(value))
+    total = torch.empty(grads[4].shape, dtype=_compute(value))
     grad_value, grad_dst, grad_src, grad_edge, _, grad_bias = grads
     cpu.kernels.attention_backward(
         forward, cpu.graph(rowptr_t, col_t, eid_t, n, entries, value.size(0)), call.dtype,
         call.options, call.inputs, out.data_ptr(), lse.data_ptr(), grad.data_ptr(),
         delta.data_ptr(), grad_dst.data_ptr(), grad_edge.data_ptr() if grad_edge.numel() else 0,
-        grad_bias.data_ptr() if grad_bias.numel() else 0, cpu.address(tables),
+        grad_bias.data_ptr() if grad_bias.numel() else 0, total.data_ptr() if total.numel() else 0,
         grad_src.data_ptr(), grad_value.data_ptr(), cpu.threads(),
     )  # fmt: skip
-    if tables is None:
-        return grads
-    # By our own op: torch.sum's order of addition depends on the number of threads.
-    total = segment(tables, torch.tensor([0, tables.size(0)]))[0]
     return (*grads[:4], total.to(value.dtype), grad_bias)
 
 

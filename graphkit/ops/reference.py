@@ -184,7 +184,8 @@ def attention(
     which = torch.arange(csr.num_entries, device=col.device) if csr.eid is None else csr.eid.long()
 
     def by_head(t: Tensor, index: Tensor) -> Tensor:
-        return widen(t).index_select(0, index).unflatten(1, (heads, -1))
+        rows = widen(t).index_select(0, index)
+        return rows.view(rows.size(0), heads, rows.size(1) // heads)
 
     values, j = by_head(value, col), by_head(src, col)
     i = by_head(dst, row)

@@ -14,6 +14,7 @@ from graphkit.errors import InputError
 from graphkit.ops import CSR
 
 WIDTH = 8
+HEADS = (WIDTH, WIDTH // 2)  # two heads side by side make WIDTH again
 AGGREGATIONS = ["sum", "add", "mean", "min", "max", "var", "std"]
 LISTS = [["mean", "max"], ["mean", "min", "max", "std"], ["sum", "var"]]
 
@@ -36,6 +37,11 @@ class Conv:
 
     def wide(self, more) -> int:
         return WIDTH
+
+    @property
+    def sized(self) -> bool:
+        """Whether ``forward`` takes the two numbers of nodes, and so works without targets."""
+        return self.name not in ("GATv2Conv", "TransformerConv", "ResGatedGraphConv")
 
     @property
     def has_peer(self) -> bool:
@@ -77,6 +83,31 @@ CONVS = {
     "gatedgcn": Conv("GatedGCNConv", edge=wide_edges),
     "gatedgcn-edge-dim": Conv("GatedGCNConv", {"edge_dim": 3}, lambda e: wide_edges(e, 3)),
     "gatedgcn-backwards": Conv("GatedGCNConv", {"flow": "target_to_source"}, edge=wide_edges),
+    "gat": Conv("GATConv", {"heads": 2}, first=HEADS),
+    "gat-mean-residual": Conv("GATConv", {"heads": 3, "concat": False, "residual": True}),
+    "gat-no-loops": Conv("GATConv", {"add_self_loops": False, "bias": False}, bipartite=True),
+    **{
+        f"gat-edges-{fill}": Conv(
+            "GATConv", {"heads": 2, "edge_dim": 3, "fill_value": fill}, lambda e: wide_edges(e, 3),
+            first=HEADS,
+        )
+        for fill in ("mean", "add", "max", 0.5)
+    },
+    "gatv2": Conv("GATv2Conv", {"heads": 2}, first=HEADS),
+    "gatv2-shared": Conv("GATv2Conv", {"heads": 2, "share_weights": True, "residual": True},
+                         first=HEADS),
+    "gatv2-mean": Conv("GATv2Conv", {"heads": 3, "concat": False, "add_self_loops": False},
+                       bipartite=True),
+    "gatv2-edges": Conv("GATv2Conv", {"heads": 2, "edge_dim": 3}, lambda e: wide_edges(e, 3),
+                        first=HEADS),
+    "transformer": Conv("TransformerConv", {"heads": 2}, bipartite=True, first=HEADS),
+    "transformer-beta": Conv("TransformerConv", {"heads": 2, "beta": True}, bipartite=True,
+                             first=HEADS),
+    "transformer-mean": Conv("TransformerConv", {"heads": 2, "concat": False}, bipartite=True),
+    "transformer-edges": Conv("TransformerConv", {"heads": 2, "edge_dim": 3},
+                              lambda e: wide_edges(e, 3), bipartite=True, first=HEADS),
+    "transformer-no-root": Conv("TransformerConv", {"root_weight": False}),
+    "resgated": Conv("ResGatedGraphConv", bipartite=True),
 }  # fmt: skip
 EVERY = pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS.keys())
 PEERS = pytest.mark.parametrize(
@@ -191,7 +222,7 @@ def test_bipartite_equals_pyg(conv):
     if conv.edge is not None:
         arguments.append(conv.edge(40))
     close(run(ours, arguments), run(theirs, arguments))
-    if "project" not in conv.options:
+    if "project" not in conv.options and conv.sized:
         only_sources = [(source, None), arguments[1], *arguments[2:]]
         extra = {"size": (9, 6)}
         assert torch.allclose(ours(*only_sources, **extra), theirs(*only_sources, **extra))
@@ -357,3 +388,50 @@ def test_the_graph_is_sorted_once_for_all_layers(conv, monkeypatch):
     ):
         return  # weights are normalised anew, on the remembered graph with its loops
     assert len(built) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "edge"),
+    [
+        ("GATConv", {"heads": 2, "flow": "target_to_source"}, None),
+        ("GATConv", {"heads": 2, "aggr": "max"}, None),
+        ("ResGatedGraphConv", {"edge_dim": 3}, lambda e: wide_edges(e, 3)),
+        ("ResGatedGraphConv", {"act": nn.Tanh()}, None),
+    ],
+)
+def test_what_the_kernels_do_not_know_is_computed_as_pyg_does(name, options, edge):
+    conv = Conv(name, options, edge)
+    ours, theirs = conv.build(), conv.build(pyg)
+    ours.load_state_dict(theirs.state_dict())
+    arguments = inputs(conv, graph())
+    close(run(ours, arguments), run(theirs, arguments))
+
+
+@pytest.mark.parametrize("name", ["GATConv", "GATv2Conv", "TransformerConv"])
+def test_attention_weights_on_request_are_those_of_pyg(name):
+    conv = Conv(name, {"heads": 2})
+    ours, theirs = conv.build(), conv.build(pyg)
+    ours.load_state_dict(theirs.state_dict())
+    arguments = inputs(conv, graph())
+    out, (edges, weights_of_edges) = ours(*arguments, return_attention_weights=True)
+    wanted, (wanted_edges, wanted_weights) = theirs(*arguments, return_attention_weights=True)
+    assert torch.equal(edges, wanted_edges)
+    assert torch.allclose(weights_of_edges, wanted_weights)
+    assert torch.allclose(out, wanted)
+    assert torch.allclose(ours(*arguments), out)
+
+
+@pytest.mark.parametrize("name", ["GATConv", "GATv2Conv", "TransformerConv"])
+def test_dropout_of_attention_weights(name):
+    """Training differs from evaluation, follows torch's seed, and averages to evaluation."""
+    layer = Conv(name, {"heads": 2, "dropout": 0.5}).build()
+    arguments = inputs(Conv(name), graph())
+    layer.train()
+    torch.manual_seed(5)
+    first = layer(*arguments)
+    torch.manual_seed(5)
+    assert torch.equal(layer(*arguments), first)
+    assert not torch.allclose(layer(*arguments), first)
+    mean = torch.stack([layer(*arguments).detach() for _ in range(3000)]).mean(0)
+    layer.eval()
+    assert torch.allclose(mean, layer(*arguments), atol=0.12)

@@ -288,7 +288,9 @@ class AttentionBackwardKernel : AttentionPass<C, S> {
 
   // Rows are destinations: gradients of dst, edge, bias and att; leaves delta.
   Fault destination() {
-    return sweep<C>(
+    // Summed per unit of the sweep and then in their order, whichever thread a unit went to.
+    tables_.assign(b_.grad_att ? size_t(sweep_units(a_.graph) * scores_.width) : 0, C(0));
+    const Fault fault = sweep<C>(
         a_.graph, scores_.width * 4, stride_, 10 * stride_ + 4 * heads_, a_.threads, fault_,
         [&](int64_t i, Range range, C *sums, C *scratch, int64_t unit) {
           to_destination(i, range, sums, scratch, unit);
@@ -296,6 +298,12 @@ class AttentionBackwardKernel : AttentionPass<C, S> {
         Added<C>{stride_}, [&](int64_t i, C *sums, C *scratch) {
           write(b_.grad_dst, scores_.narrow, i, sums, scratch);
         });
+    if (b_.grad_att) {
+      C *to = static_cast<C *>(b_.grad_att);
+      std::fill(to, to + scores_.width, C(0));
+      for (size_t n = 0; n < tables_.size(); ++n) to[n % size_t(scores_.width)] += tables_[n];
+    }
+    return fault;
   }
 
   // Rows are sources (the transposed graph): gradients of src and value.
@@ -339,7 +347,7 @@ class AttentionBackwardKernel : AttentionPass<C, S> {
         own[h] = dot(grad + h * scores_.per_head, out + h * scores_.per_head, scores_.per_head);
       std::copy(own, own + scores_.heads, delta);
     }
-    C *att = b_.grad_att ? static_cast<C *>(b_.grad_att) + unit * scores_.width : nullptr;
+    C *att = b_.grad_att ? tables_.data() + unit * scores_.width : nullptr;
     for (int64_t k = range.begin; k < range.end; ++k) {
       const int64_t ahead = k + prefetch_distance;
       if (ahead < a_.graph.num_entries) {
@@ -455,6 +463,7 @@ class AttentionBackwardKernel : AttentionPass<C, S> {
   Features<C> out_, grad_, grad_edge_, grad_bias_, grad_value_;
   const C *lse_;
   C *delta_;
+  std::vector<C> tables_;
 };
 
 template <class F>

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "sweep.h"
+#include "parallel.h"
 
 namespace graphkit {
 namespace {
@@ -128,8 +128,6 @@ IndexRange range_of(const I *index, int64_t n, int threads) {
 }
 
 }  // namespace
-
-int64_t attention_units(const Graph &g) { return sweep_units(g); }
 
 IndexRange index_range(const void *index, int bits, int64_t n, int threads) {
   if (n == 0) return {0, -1, 0, 0, true};

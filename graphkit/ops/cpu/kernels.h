@@ -175,7 +175,7 @@ struct AttentionBackward {
   const void *grad;      // [destinations, heads * width]
   void *delta;           // [destinations, heads], computing type: left by the destination pass
   void *grad_dst, *grad_edge, *grad_bias;  // written by the destination pass; edge, bias may be null
-  void *grad_att;        // [units of the sweep, heads * width], zeroed, computing type, or null
+  void *grad_att;        // [heads * width], computing type, or null: by the destination pass
   void *grad_src, *grad_value;             // written by the source pass
 };
 
@@ -224,7 +224,6 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
 
-int64_t attention_units(const Graph &);
 IndexRange index_range(const void *index, int bits, int64_t n, int threads);
 Fault sort_edges(const SortEdges &);
 Fault transpose_csr(const TransposeCSR &);

@@ -249,8 +249,6 @@ void attention_backward(GraphTuple forward, GraphTuple transposed, int dtype,
   check(fault, b.attention.graph);
 }
 
-int64_t units_of(GraphTuple graph) { return attention_units(graph_of(graph)); }
-
 std::tuple<int64_t, int64_t, int64_t, int64_t, bool> range_of(Address index, int bits, int64_t n,
                                                               int threads) {
   nb::gil_scoped_release release;
@@ -329,7 +327,6 @@ NB_MODULE(_cpu, m) {
   m.def("aggregate_winners", &aggregate_winners);
   m.def("gated_forward", &gated_forward);
   m.def("gated_backward", &gated_backward);
-  m.def("attention_units", &units_of);
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
 }
