@@ -19,6 +19,10 @@
 namespace nb = nanobind;
 using namespace graphkit;
 
+namespace graphkit {
+void bind_sampling(nb::module_ &m);  // sampling_module.cpp
+}
+
 namespace {
 
 using Address = uintptr_t;
@@ -281,4 +285,5 @@ NB_MODULE(_cpu, m) {
   m.def("aggregate_winners", &aggregate_winners);
   m.def("gated_forward", &gated_forward);
   m.def("gated_backward", &gated_backward);
+  bind_sampling(m);
 }
