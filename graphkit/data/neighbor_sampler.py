@@ -25,7 +25,7 @@ from graphkit.ops import CSR, hetero_neighbor_sample, neighbor_sample
 from graphkit.ops.reference_sampling import after, mix
 
 EdgeType = tuple[str, str, str]
-Fanouts = Sequence[int] | Mapping[EdgeType, Sequence[int]] | NumNeighbors
+Fanouts = Sequence[int] | Mapping[EdgeType, Sequence[int]]  # or PyG's NumNeighbors
 SUBGRAPHS = ("directional", "bidirectional", "induced")
 
 
@@ -67,7 +67,7 @@ class NeighborSampler(BaseSampler):
     def __init__(
         self,
         data: Data | HeteroData,
-        num_neighbors: Fanouts,
+        num_neighbors: Fanouts | NumNeighbors,
         *,
         replace: bool = False,
         disjoint: bool = False,
@@ -141,7 +141,10 @@ class NeighborSampler(BaseSampler):
             found: Any = neighbor_sample(self.csr, seeds, self._fanouts, **options)
             kind: Any = SamplerOutput
         else:
-            found = hetero_neighbor_sample(self.csrs, seeds, self._fanouts, **options)
+            assert isinstance(self.num_nodes, dict)
+            found = hetero_neighbor_sample(
+                self.csrs, seeds, self._fanouts, num_nodes=self.num_nodes, **options
+            )
             kind = HeteroSamplerOutput
         out = kind(
             node=found.node,
@@ -191,8 +194,8 @@ class NeighborSampler(BaseSampler):
         if neg_sampling is not None:
             generator = self._generator(inputs)
             sizes = self.num_nodes
-            of_source = sizes[source_type] if isinstance(sizes, dict) else sizes
-            of_target = sizes[target_type] if isinstance(sizes, dict) else sizes
+            of_source = sizes[str(source_type)] if isinstance(sizes, dict) else sizes
+            of_target = sizes[str(target_type)] if isinstance(sizes, dict) else sizes
             extra = math.ceil(examples * neg_sampling.amount)
             owner = torch.arange(extra) % max(examples, 1)
             if triplet:  # the negatives of one example stand together
@@ -308,7 +311,7 @@ class NeighborLoader(NodeLoader):
     def __init__(
         self,
         data: Data | HeteroData,
-        num_neighbors: Fanouts,
+        num_neighbors: Fanouts | NumNeighbors,
         input_nodes: Any = None,
         *,
         replace: bool = False,
@@ -359,7 +362,7 @@ class LinkNeighborLoader(LinkLoader):
     def __init__(
         self,
         data: Data | HeteroData,
-        num_neighbors: Fanouts,
+        num_neighbors: Fanouts | NumNeighbors,
         edge_label_index: Any = None,
         edge_label: Tensor | None = None,
         *,

@@ -183,8 +183,8 @@ def _sample(
 
 def _checked_fanouts(fanouts: Sequence[int]) -> list[int]:
     values = [int(f) for f in fanouts]
-    if any(f < -1 for f in values):
-        raise InputError(f"fanouts: {values}, wanted -1 (all neighbours) or at least 0 per hop")
+    if any(not -1 <= f < 2**31 for f in values):
+        raise InputError(f"fanouts: {values}, wanted -1 (all neighbours) or 0..2^31-1 per hop")
     return values
 
 
@@ -250,6 +250,7 @@ def hetero_neighbor_sample(
     directed: bool = True,
     disjoint: bool = False,
     seed: int = 0,
+    num_nodes: Mapping[str, int] | None = None,
 ) -> HeteroNeighborSample:
     """Sample a subgraph of a graph with several node and edge types; see :func:`neighbor_sample`.
 
@@ -265,6 +266,7 @@ def hetero_neighbor_sample(
         directed: keep the edges that were drawn; else all edges between the sampled nodes.
         disjoint: give every seed a tree of its own.
         seed: any integer.
+        num_nodes: numbers of nodes by type, for types that no edge type has.
 
     Shapes:
         seeds: ``[s]`` per type; see :class:`HeteroNeighborSample` for the result.
@@ -280,7 +282,7 @@ def hetero_neighbor_sample(
         >>> out.node["author"].tolist(), out.row[kind].tolist(), out.col[kind].tolist()
         ([0, 1], [0, 1], [0, 0])
     """
-    sizes: dict[str, int] = {}
+    sizes = dict(num_nodes or {})
     for et, csr in csrs.items():
         if csr.col.device.type != "cpu":
             raise InputError(f"csrs: {et} is on {csr.col.device}, wanted the CPU")

@@ -201,6 +201,14 @@ def test_hetero_batches_give_the_outputs_of_the_whole_graph(disjoint):
     assert batch["paper"].n_id[:2].tolist() == [3, 3]
 
 
+def test_a_type_without_edges_can_be_a_seed():
+    data = hetero()
+    data["venue"].x = torch.zeros(4, 8)
+    batch = next(iter(NeighborLoader(data, [2], ("venue", torch.tensor([3, 1])), batch_size=2)))
+    assert batch["venue"].n_id.tolist() == [3, 1]
+    assert batch["paper"].num_nodes == 0
+
+
 def test_errors_name_the_argument():
     data = graph()
     with pytest.raises(InputError, match="subgraph_type"):

@@ -15,9 +15,9 @@ constexpr int node2vec_tries = 32, repelled_tries = 16;  // rejections before th
 // Visits of one walk: a table that is emptied by undoing the walk.
 class Visits {
  public:
-  explicit Visits(int64_t length) {
+  explicit Visits(int64_t most_nodes) {
     size_t size = 16;
-    while (size < size_t(length + 1) * 2) size *= 2;
+    while (size < size_t(most_nodes) * 2) size *= 2;
     slots_.assign(size, {-1, 0});
   }
   void add(int64_t node) {
@@ -198,7 +198,7 @@ Fault walk_as(const RandomWalks &a) {
   const int threads = threads_for(a.num_walks * a.length * 8, a.threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    Visits visits(a.alpha != 0 ? a.length : 0);
+    Visits visits(a.alpha != 0 ? std::min(a.length + 1, a.graph.num_rows) : 0);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * walk_block, last = std::min(first + walk_block, a.num_walks);
