@@ -6,6 +6,9 @@ Example:
     'rocauc'
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from graphkit.data.cards import DatasetCard, card, names
 from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scipy
 from graphkit.data.dataset import GraphDataset
@@ -14,11 +17,24 @@ from graphkit.data.loader import GraphLoader
 from graphkit.data.own import from_graphs
 from graphkit.data.packed import PackedGraphs
 
+if TYPE_CHECKING:
+    from graphkit.data.neighbor_sampler import (
+        LinkNeighborLoader,
+        NeighborLoader,
+        NeighborSampler,
+    )
+    from graphkit.data.subgraph_loaders import ClusterLoader, RandomWalkLoader, partition
+
 __all__ = [
+    "ClusterLoader",
     "DatasetCard",
     "GraphDataset",
     "GraphLoader",
+    "LinkNeighborLoader",
+    "NeighborLoader",
+    "NeighborSampler",
     "PackedGraphs",
+    "RandomWalkLoader",
     "card",
     "from_csv",
     "from_edges",
@@ -27,4 +43,21 @@ __all__ = [
     "from_scipy",
     "load",
     "names",
+    "partition",
 ]
+
+# PyG's loaders take a second to import: only those who sample pay for it.
+_LATE = {
+    "ClusterLoader": "subgraph_loaders",
+    "LinkNeighborLoader": "neighbor_sampler",
+    "NeighborLoader": "neighbor_sampler",
+    "NeighborSampler": "neighbor_sampler",
+    "RandomWalkLoader": "subgraph_loaders",
+    "partition": "subgraph_loaders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)

@@ -4,19 +4,34 @@ from graphkit.ops.aggregate import MESSAGES, REDUCES, aggregate, segment
 from graphkit.ops.attention import attention
 from graphkit.ops.backends import available, backend, current
 from graphkit.ops.csr import CSR
+from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
 from graphkit.ops.linear import linear
+from graphkit.ops.neighbor_sample import (
+    HeteroNeighborSample,
+    NeighborSample,
+    hetero_neighbor_sample,
+    neighbor_sample,
+)
+from graphkit.ops.random_walk import random_walk
 
 __all__ = [
     "CSR",
+    "EgoSubgraphs",
+    "HeteroNeighborSample",
     "MESSAGES",
+    "NeighborSample",
     "REDUCES",
     "aggregate",
     "attention",
     "available",
     "backend",
     "current",
+    "ego_subgraphs",
     "gated_aggregate",
+    "hetero_neighbor_sample",
     "linear",
+    "neighbor_sample",
+    "random_walk",
     "segment",
 ]

@@ -19,6 +19,10 @@
 namespace nb = nanobind;
 using namespace graphkit;
 
+namespace graphkit {
+void bind_sampling(nb::module_ &m);  // sampling_module.cpp
+}
+
 namespace {
 
 using Address = uintptr_t;
@@ -329,4 +333,5 @@ NB_MODULE(_cpu, m) {
   m.def("gated_backward", &gated_backward);
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
+  bind_sampling(m);
 }
