@@ -11,6 +11,7 @@ Where these functions differ from the package (https://github.com/rusty1s/pytorc
 - Second derivatives exist of all reductions; an ``out`` that is part of a graph gets its gradient
   (but in segment_csr and gather_csr, which overwrite it). Products have the right gradient where a
   factor is zero, and standard deviations of zero have a gradient of zero.
+- Products of an empty ``src`` are 1, as those of any empty group; there they are 0.
 - int32 indices are accepted.
 - TorchScript cannot compile these functions, and ``torch.ops.torch_scatter`` does not exist.
 """

@@ -46,8 +46,7 @@ class _Scores:
         """The largest finite value of each group, so that exponentials stay in range."""
         top = self.reduce(self.src.detach(), "max")
         if out is not None:
-            count = self.reduce(torch.ones_like(self.src), "sum")
-            top = torch.where(count > 0, torch.maximum(top, out.detach()), out.detach())
+            top = torch.maximum(top, out.detach())
         return torch.where(top.isfinite(), top, 0.0)
 
 
@@ -178,7 +177,7 @@ def scatter_logsumexp(
         src: floating-point values.
         index: as for :func:`graphkit.compat.torch_scatter.scatter`.
         dim: the dimension of ``src`` to reduce.
-        out: one more value of each group; written to.
+        out: one more value of each group that has entries; written to.
         dim_size: number of groups; the largest index and one if not given.
         eps: added to each shifted sum.
 
@@ -198,6 +197,7 @@ def scatter_logsumexp(
     top = scores.shift(out)
     total = scores.reduce((src - scores.spread(top)).exp(), "sum")
     if out is not None:
-        total = total + (out - top).exp()
+        filled = scores.reduce(src.new_ones(()).expand(src.shape), "sum") > 0
+        total = torch.where(filled, total + (out - top).exp(), 0.0)
     value = torch.where(total == 0, 0.0, torch.where(total == 0, 1.0, total + eps).log() + top)
     return value if out is None else out.copy_(value)

@@ -57,11 +57,10 @@ class Rows(NamedTuple):
     lead: bool
 
     def of(self, src: Tensor) -> Tensor:
+        before, after = prod(src.shape[: self.dim]), prod(src.shape[self.dim + 1 :])
         if self.lead:
-            rows = prod(src.shape[: self.dim + 1])
-            return src.reshape(rows, src.numel() // max(rows, 1))
-        rows = src.size(self.dim)
-        return src.movedim(self.dim, 0).reshape(rows, src.numel() // max(rows, 1))
+            return src.reshape(before * src.size(self.dim), after)
+        return src.movedim(self.dim, 0).reshape(src.size(self.dim), before * after)
 
     def back(self, rows: Tensor, size: int) -> Tensor:
         before, after = self.shape[: self.dim], self.shape[self.dim + 1 :]
@@ -151,8 +150,8 @@ def _plain(
         return divide(total, count, rounding), None
     entries = src.size(dim)
     place = index.new_full(shape, entries)
-    if not src.numel():
-        return src.new_zeros(shape), place
+    if not src.numel():  # zeros that are part of the graph
+        return src.new_zeros(shape).scatter_add(dim, index, src), place
     best = src.detach().new_zeros(shape)
     best = best.scatter_reduce(dim, index, src.detach(), f"a{reduce}", include_self=False)
     attained = best.gather(dim, index)
