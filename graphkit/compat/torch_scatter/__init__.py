@@ -3,7 +3,8 @@
 Where these functions differ from the package (https://github.com/rusty1s/pytorch_scatter):
 
 - An index out of range, a pointer that decreases and a shape that does not fit raise
-  :class:`graphkit.errors.InputError`, on every device.
+  :class:`graphkit.errors.InputError`, on every device (torch.compile leaves out the check of the
+  index's range).
 - ``min`` and ``max`` treat NaN and infinities as torch does: a NaN wins, and an infinity is a value
   like any other. There they count as absent on the CPU.
 - Of equal values the first wins, on every device. There it does on the CPU.
