@@ -12,7 +12,8 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
 _SUBPACKAGES = (
-    "data", "models", "nn", "ops", "plugins", "recipes", "results", "tasks", "train", "zoo"
+    "compat", "data", "models", "nn", "ops", "plugins", "recipes", "results", "tasks", "train",
+    "zoo",
 )  # fmt: skip
 
 __all__ = ["__version__", *_SUBPACKAGES]

@@ -23,13 +23,21 @@ def available() -> dict[str, str | None]:
         >>> available()["reference"] is None
         True
     """
-    scatter = importlib.util.find_spec("torch_scatter")
     return {
         "native": cpu.why_missing,
         "triton": _why_no_triton(),
-        "torch_scatter": None if scatter else "not installed: pip install graphkit[scatter]",
+        "torch_scatter": _why_no_torch_scatter(),
         "reference": None,
     }
+
+
+def _why_no_torch_scatter() -> str | None:
+    found = importlib.util.find_spec("torch_scatter")
+    if found is None:
+        return "not installed: pip install graphkit[scatter]"
+    if found.name != "torch_scatter":  # graphkit.compat runs on this very module
+        return f"{found.name} stands in for it"
+    return None
 
 
 def _why_no_triton() -> str | None:

@@ -12,12 +12,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether these are ordinary CPU tensors outside any tracing or functional transform."""
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Whether these are ordinary tensors outside any tracing or functional transform."""
     return (
         not torch.compiler.is_compiling()
         and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
-        and all(t is None or t.device.type == "cpu" for t in tensors)
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether these are, beyond :func:`is_eager`, on the CPU."""
+    return is_eager(*tensors) and all(t is None or t.device.type == "cpu" for t in tensors)

@@ -14,6 +14,8 @@ PICKLE_READER = "data/restricted_pickle.py"
 BASE = {"errors", "storage", ""}
 OPS, NN, MODELS = {"ops"}, {"ops", "nn"}, {"ops", "nn", "models"}
 DATA = {"ops", "data"}
+# Names that another package's interface asks for.
+NAMED_ELSEWHERE = {"compat/torch_scatter/utils.py"}
 TASKS = MODELS | {"data", "tasks"}
 # Part of the package -> the parts it may import. What is not named here is on top: cli, recipes,
 # results, zoo, doctor.
@@ -21,6 +23,7 @@ MAY_IMPORT = {
     "errors": set(),
     "storage": {"errors"},
     "ops": OPS,
+    "compat": OPS,
     "nn": NN,
     "models": MODELS,
     "data": DATA,
@@ -129,4 +132,5 @@ def test_nothing_that_runs_what_it_reads(path):
 def test_files_stay_readable(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 500, f"{len(lines)} lines: a file answers one question"
-    assert path.stem not in {"utils", "helpers", "misc", "common"}
+    if relative(path) not in NAMED_ELSEWHERE:
+        assert path.stem not in {"utils", "helpers", "misc", "common"}
