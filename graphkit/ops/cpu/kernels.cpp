@@ -2,6 +2,7 @@
 #include "aggregate_backward.h"
 #include "aggregate_forward.h"
 #include "aggregate_sum.h"
+#include "batch_norm.h"
 #include "gated.h"
 
 namespace graphkit {
@@ -44,6 +45,14 @@ Fault run_gated_backward_source(const GatedBackward &a) {
   return with_compute(a.dtype, [&](auto c) { return GatedBackwardKernel<decltype(c)>(a).source(); });
 }
 
+void run_batch_norm_forward(const BatchNormForward &a) {
+  with_compute(a.dtype, [&](auto c) { BatchNormForwardKernel<decltype(c)>(a).run(); });
+}
+
+void run_batch_norm_backward(const BatchNormBackward &a) {
+  with_compute(a.dtype, [&](auto c) { BatchNormBackwardKernel<decltype(c)>(a).run(); });
+}
+
 }  // namespace
 
 #define GRAPHKIT_JOIN_(a, b) a##b
@@ -61,6 +70,8 @@ const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
     run_gated_forward,
     run_gated_backward_destination,
     run_gated_backward_source,
+    run_batch_norm_forward,
+    run_batch_norm_backward,
 };
 
 }  // namespace graphkit
