@@ -18,10 +18,9 @@ def hooked(layer: nn.Module) -> bool:
         >>> hooked(nn.Linear(2, 3))
         False
     """
-    return (
-        any(getattr(layer, hooks) for hooks in _HOOKS)
-        or torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
-    )
+    if any(getattr(layer, hooks) for hooks in _HOOKS):
+        return True
+    return bool(torch.nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def dense(layer: nn.Module, x: Tensor) -> Tensor:

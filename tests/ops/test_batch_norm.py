@@ -64,6 +64,13 @@ def test_equals_torch(rows: int, width: int, relu: bool) -> None:
     assert_near(run(ops.batch_norm, *single, **options), wanted, 1e-5)
 
 
+@pytest.mark.parametrize(("rows", "width"), [(300, 513), (300, 1100), (4300, 600), (9000, 5)])
+def test_equals_torch_where_rows_or_columns_are_many(rows: int, width: int) -> None:
+    given = case(rows, width)
+    wanted = run(theirs, *given, relu=True)
+    assert_near(run(ops.batch_norm, *given, relu=True), wanted, 1e-11)
+
+
 @pytest.mark.parametrize("have", [(True, False), (False, True), (False, False)])
 def test_weight_and_bias_may_be_absent(have: tuple[bool, bool]) -> None:
     x, weight, bias, grad = case(300, 17)
@@ -203,7 +210,7 @@ def test_nan_stays_in_its_column(row: int) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize(("rows", "width"), [(3000, 40), (200, 600), (50_000, 1)])
+@pytest.mark.parametrize(("rows", "width"), [(3000, 40), (200, 600), (50_000, 1), (5000, 600)])
 def test_same_bits_for_any_number_of_threads(rows: int, width: int) -> None:
     given = case(rows, width, torch.float32)
     results = []

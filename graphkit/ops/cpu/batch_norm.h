@@ -13,7 +13,8 @@ namespace graphkit {
 namespace {
 
 constexpr int64_t tile_rows = 256;
-constexpr int64_t tile_cols = 256;  // few rows, many columns: columns are shared out too
+constexpr int64_t tile_cols = 512;  // at most, where rows alone are too few to share out
+constexpr int64_t enough_chunks = 16;
 
 struct Tile {
   Range rows, cols;
@@ -24,21 +25,29 @@ class Tiles {
  public:
   Tiles(int64_t rows, int64_t width)
       : chunks((rows + tile_rows - 1) / tile_rows), blocks((width + tile_cols - 1) / tile_cols),
-        rows_(rows), width_(width) {}
+        rows_(rows), width_(width), block_width_(((width + blocks - 1) / blocks + 15) / 16 * 16),
+        across_(chunks < enough_chunks ? blocks : 1) {}
 
-  int64_t count() const { return chunks * blocks; }
-  Tile operator[](int64_t t) const { return {rows(t / blocks), cols(t % blocks), t / blocks}; }
+  int64_t count() const { return chunks * across_; }
+  // Whole rows are read faster than parts of rows. The second sweep goes backwards: what the
+  // first one read last is still in the cache.
+  Tile operator[](int64_t t) const {
+    const int64_t chunk = t / across_;
+    return {rows(chunk), across_ == 1 ? Range{0, width_} : cols(t % across_), chunk};
+  }
+  Tile from_end(int64_t t) const { return (*this)[across_ == 1 ? count() - 1 - t : t]; }
+
   Range rows(int64_t chunk) const {
     return {chunk * tile_rows, std::min((chunk + 1) * tile_rows, rows_)};
   }
   Range cols(int64_t block) const {
-    return {block * tile_cols, std::min((block + 1) * tile_cols, width_)};
+    return {std::min(block * block_width_, width_), std::min((block + 1) * block_width_, width_)};
   }
 
   const int64_t chunks, blocks;
 
  private:
-  const int64_t rows_, width_;
+  const int64_t rows_, width_, block_width_, across_;
 };
 
 // The comparison lets a NaN through, as torch's relu and its gradient do.
@@ -114,8 +123,8 @@ class BatchNormForwardKernel {
       for (int64_t b = 0; b < tiles_.blocks; ++b) combine(tiles_.cols(b));
 #pragma omp for schedule(static)
       for (int64_t t = 0; t < tiles_.count(); ++t) {
-        if (a_.relu) normalise<true>(tiles_[t]);
-        else normalise<false>(tiles_[t]);
+        if (a_.relu) normalise<true>(tiles_.from_end(t));
+        else normalise<false>(tiles_.from_end(t));
       }
     }
   }
@@ -214,7 +223,7 @@ class BatchNormBackwardKernel {
       for (int64_t b = 0; b < tiles_.blocks; ++b) combine(tiles_.cols(b));
       if (grad_x_) {
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < tiles_.count(); ++t) gradient<relu>(tiles_[t]);
+        for (int64_t t = 0; t < tiles_.count(); ++t) gradient<relu>(tiles_.from_end(t));
       }
     }
   }
