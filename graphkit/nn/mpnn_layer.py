@@ -15,6 +15,7 @@ from graphkit.nn.gated_gcn_conv import GatedGCNConv
 from graphkit.nn.gcn2_conv import GCN2Conv
 from graphkit.nn.gcn_conv import GCNConv
 from graphkit.nn.l2_normalize import l2_normalize
+from graphkit.nn.norm_act import norm_act
 from graphkit.nn.ogb_conv import OGBGCNConv, OGBGINConv
 from graphkit.ops import CSR
 
@@ -129,13 +130,26 @@ class MPNNLayer(nn.Module):
         out = self._convolve(x, edges, x_0, act)
         if self.kind == "lrgb_gcn":
             # GraphGym normalises every layer's rows by default, and the figures need it.
-            out = act(self._drop(self.norm(out)))
-            return l2_normalize(out)
-        out = self.norm(out)
-        if not (self.last and self.kind.startswith("ogb")):
-            out = act(out)
-        out = self._drop(out)
+            return l2_normalize(self._norm_act(self.norm, out, act, drop_first=True))
+        if self.last and self.kind.startswith("ogb"):
+            out = self._drop(norm_act(self.norm, out, relu=False))
+        else:
+            out = self._norm_act(self.norm, out, act)
         return out + x if self.residual else out
+
+    def _norm_act(
+        self,
+        norm: nn.Module,
+        x: Tensor,
+        act: Callable[[Tensor], Tensor],
+        drop_first: bool = False,
+    ) -> Tensor:
+        """Norm, activation and dropout, or norm, dropout and activation."""
+        if act is torch.relu:
+            # Dropout sets to zero or scales up, so that it may as well come after a ReLU.
+            return self._drop(norm_act(norm, x, relu=True))
+        x = norm_act(norm, x, relu=False)
+        return act(self._drop(x)) if drop_first else self._drop(act(x))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -148,7 +162,7 @@ class MPNNLayer(nn.Module):
         if self.kind == "gatedgcn":
             out, gate = self.conv(x, edges.edge_index, edges.state)
             if not self.last:
-                state = self._drop(act(self.edge_norm(gate)))
+                state = self._norm_act(self.edge_norm, gate, act)
                 old = edges.state
                 edges.state = state + old if self.residual and old is not None else state
             return out

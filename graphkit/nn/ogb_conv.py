@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from graphkit import ops
 from graphkit.nn.encoders import BondEncoder
+from graphkit.nn.norm_act import chain
 from graphkit.ops import CSR
 
 
@@ -42,7 +43,7 @@ class OGBGINConv(nn.Module):
     def forward(self, x: Tensor, csr: CSR, bond_code: Tensor) -> Tensor:
         table = self.bond_encoder.combinations()
         received = ops.aggregate(csr, x, table, lookup=bond_code, message="add_relu")
-        return self.mlp((1 + self.eps) * x + received)
+        return chain(self.mlp, received.addcmul_(x, 1 + self.eps))
 
 
 class OGBGCNConv(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkit.errors import InputError
+from graphkit.nn.norm_act import chain, norm_act
 from graphkit.nn.pooling import broadcast, pool
 from graphkit.ops import CSR
 
@@ -120,7 +121,7 @@ class VirtualNode(nn.Module):
                 "training; skip the batch or use larger ones"
             )
         read = pool(h, segments, self.pooling) + state
-        new = self.dropout(self.mlps[layer](read))
+        new = self.dropout(chain(self.mlps[layer], read))
         return state + new if self.residual else new
 
 
@@ -197,7 +198,7 @@ class DeepSetsVN(nn.Module):
         mean = pool(x, segments, "mean")
         y = torch.relu(x @ self.alpha + broadcast(mean @ self.beta, segments) + self.bias)
         if not (self.padded and self.training):
-            return self.norm(y)
+            return norm_act(self.norm, y, relu=False)
         return _padded_batch_norm(y, self.norm, segments)
 
 

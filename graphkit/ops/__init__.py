@@ -3,6 +3,7 @@
 from graphkit.ops.aggregate import MESSAGES, REDUCES, aggregate, segment
 from graphkit.ops.attention import attention
 from graphkit.ops.backends import available, backend, current
+from graphkit.ops.batch_norm import batch_norm
 from graphkit.ops.csr import CSR
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
@@ -26,6 +27,7 @@ __all__ = [
     "attention",
     "available",
     "backend",
+    "batch_norm",
     "current",
     "ego_subgraphs",
     "gated_aggregate",

@@ -21,6 +21,9 @@ COVERS = {
     "graphkit::gated_aggregate_backward",
     "graphkit::csr_sort",
     "graphkit::csr_transpose",
+    # Softmax over neighbours has arguments of its own: tests/ops/test_attention.py holds the checks.
+    "graphkit::attention",
+    "graphkit::attention_backward",
 }
 HUB_DEGREE = 16384  # longer rows are cut into pieces (graphkit/ops/cpu/parallel.h)
 WIDTH = 12

@@ -3,6 +3,7 @@
 #include "aggregate_forward.h"
 #include "aggregate_sum.h"
 #include "attention.h"
+#include "batch_norm.h"
 #include "gated.h"
 
 namespace graphkit {
@@ -69,6 +70,14 @@ Fault run_attention_backward_source(const AttentionBackward &b) {
   });
 }
 
+void run_batch_norm_forward(const BatchNormForward &a) {
+  with_compute(a.dtype, [&](auto c) { BatchNormForwardKernel<decltype(c)>(a).run(); });
+}
+
+void run_batch_norm_backward(const BatchNormBackward &a) {
+  with_compute(a.dtype, [&](auto c) { BatchNormBackwardKernel<decltype(c)>(a).run(); });
+}
+
 }  // namespace
 
 #define GRAPHKIT_JOIN_(a, b) a##b
@@ -89,6 +98,8 @@ const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
     run_attention_forward,
     run_attention_backward_destination,
     run_attention_backward_source,
+    run_batch_norm_forward,
+    run_batch_norm_backward,
 };
 
 }  // namespace graphkit

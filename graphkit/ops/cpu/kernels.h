@@ -179,6 +179,39 @@ struct AttentionBackward {
   void *grad_src, *grad_value;             // written by the source pass
 };
 
+// y = relu?((x - mean) / sqrt(var + eps) * weight + bias) with the mean and variance of the columns;
+// float32 and float64 only. Two rows at least.
+struct BatchNormForward {
+  Dtype dtype;
+  bool relu;
+  double eps;
+  int64_t num_rows, width;
+  const void *x;
+  int64_t ldx;
+  const void *weight;    // [width] or null: ones
+  const void *bias;      // [width] or null: zeros
+  void *out;             // [rows, width]
+  void *stats;           // [4, width]: mean, its rounding error, 1 / std, unbiased variance
+  int threads;
+};
+
+struct BatchNormBackward {
+  Dtype dtype;
+  bool relu;
+  int64_t num_rows, width;
+  const void *x;
+  int64_t ldx;
+  const void *weight;    // [width] or null
+  const void *bias;      // [width] or null
+  const void *stats;     // as the forward pass left them
+  const void *grad;      // [rows, width]
+  int64_t ldg;
+  void *grad_x;          // [rows, width] or null
+  void *grad_weight;     // [width]
+  void *grad_bias;       // [width]
+  int threads;
+};
+
 struct SortEdges {
   int in_bits;           // 32 or 64: type of key and other
   int out_bits;          // 32 or 64: type of rowptr, col, perm
@@ -216,6 +249,8 @@ struct Kernels {
   Fault (*attention_forward)(const Attention &);
   Fault (*attention_backward_destination)(const AttentionBackward &);
   Fault (*attention_backward_source)(const AttentionBackward &);
+  void (*batch_norm_forward)(const BatchNormForward &);
+  void (*batch_norm_backward)(const BatchNormBackward &);
 };
 
 extern const Kernels kernels_baseline;

@@ -253,6 +253,33 @@ void attention_backward(GraphTuple forward, GraphTuple transposed, int dtype,
   check(fault, b.attention.graph);
 }
 
+void check_batch_norm(int dtype, int64_t rows, int64_t width) {
+  if (Dtype(dtype) != Dtype::f32 && Dtype(dtype) != Dtype::f64)
+    throw nb::value_error("dtype: wanted float32 or float64");
+  if (rows < 2 || width < 1) throw nb::value_error("x: wanted two rows and one column at least");
+}
+
+void batch_norm_forward(int dtype, bool relu, double eps, int64_t rows, int64_t width, Address x,
+                        int64_t ldx, Address weight, Address bias, Address out, Address stats,
+                        int threads) {
+  check_batch_norm(dtype, rows, width);
+  const BatchNormForward a{Dtype(dtype), relu, eps, rows, width, at(x), ldx, at(weight), at(bias),
+                           at(out), at(stats), threads};
+  nb::gil_scoped_release release;
+  active->batch_norm_forward(a);
+}
+
+void batch_norm_backward(int dtype, bool relu, int64_t rows, int64_t width, Address x, int64_t ldx,
+                         Address weight, Address bias, Address stats, Address grad, int64_t ldg,
+                         Address grad_x, Address grad_weight, Address grad_bias, int threads) {
+  check_batch_norm(dtype, rows, width);
+  const BatchNormBackward a{Dtype(dtype), relu, rows, width, at(x), ldx, at(weight), at(bias),
+                            at(stats), at(grad), ldg, at(grad_x), at(grad_weight), at(grad_bias),
+                            threads};
+  nb::gil_scoped_release release;
+  active->batch_norm_backward(a);
+}
+
 std::tuple<int64_t, int64_t, int64_t, int64_t, bool> range_of(Address index, int bits, int64_t n,
                                                               int threads) {
   nb::gil_scoped_release release;
@@ -334,4 +361,6 @@ NB_MODULE(_cpu, m) {
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
   bind_sampling(m);
+  m.def("batch_norm_forward", &batch_norm_forward);
+  m.def("batch_norm_backward", &batch_norm_backward);
 }
