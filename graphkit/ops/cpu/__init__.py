@@ -66,7 +66,10 @@ def _load() -> None:
 
 
 def _limit_of_kept_memory() -> int:
-    """Bytes of freed outputs to hold on to: GRAPHKIT_KEEP_MB, or a quarter of the memory."""
+    """Bytes of freed outputs to hold on to: GRAPHKIT_KEEP_MB, or a quarter of the memory.
+
+    Above zero malloc, too, keeps what a step frees (up to 512 MB) for the next step.
+    """
     asked = os.environ.get("GRAPHKIT_KEEP_MB", "")
     if asked.isdecimal():
         return int(asked) << 20

@@ -8,6 +8,9 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace graphkit {
 namespace {
@@ -110,6 +113,13 @@ int64_t kept_bytes() {
 }
 
 void set_kept_limit(int64_t bytes) {
+#ifdef __GLIBC__
+  if (bytes > 0) {
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that glibc takes
+    mallopt(M_TRIM_THRESHOLD, int(std::min<int64_t>(bytes, 512 << 20)));
+    mallopt(M_TOP_PAD, 8 << 20);
+  }
+#endif
   kept().limit = std::max<int64_t>(bytes, 0);
   if (bytes <= kept_bytes()) drop_blocks();
 }

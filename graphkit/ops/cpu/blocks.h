@@ -17,6 +17,9 @@ void give_block(void *block, int64_t size);
 void drop_blocks();
 
 int64_t kept_bytes();
+
+// How much may be kept; 0 keeps nothing. Also asks malloc, where it is glibc's, not to return the
+// top of its heap after every step: tensors below a block's size are a step's other first touches.
 void set_kept_limit(int64_t bytes);
 
 }  // namespace graphkit
