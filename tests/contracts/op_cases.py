@@ -21,7 +21,7 @@ COVERS = {
     "graphkit::gated_aggregate_backward",
     "graphkit::csr_sort",
     "graphkit::csr_transpose",
-    # Softmax over neighbours has arguments of its own: tests/ops/test_attention.py holds the checks.
+    # Arguments of its own, so checks of its own: tests/ops/test_attention.py.
     "graphkit::attention",
     "graphkit::attention_backward",
 }
