@@ -10,7 +10,7 @@ from torch_geometric.nn.inits import reset
 
 from graphkit import ops
 from graphkit.errors import InputError
-from graphkit.nn.dense import dense
+from graphkit.nn.dense import dense, is_plain_linear
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.ops import CSR
 
@@ -82,7 +82,7 @@ class GatedGCNConv(MessagePassing):
             csr = CSR.from_edge_index(edge_index, x.size(0), flow=self.flow)
             out, gate = ops.gated_aggregate(
                 csr, gate_dst, gate_src, value, edge, eps=self.eps,
-                overwrite_edge=type(self.C) is nn.Linear,
+                overwrite_edge=is_plain_linear(self.C),
             )  # fmt: skip
             assert gate is not None
         else:
@@ -94,7 +94,7 @@ class GatedGCNConv(MessagePassing):
                 edge_index, value=torch.ones_like(value), opened=opened, size=None
             )
             out = out / (total + self.eps)
-        return dense(self.A, x).add_(out), gate
+        return dense(self.A, x, plus=out), gate
 
     def message(self, value_j: Tensor, opened: Tensor) -> Tensor:
         return opened * value_j

@@ -1,6 +1,7 @@
 """Fused primitives: tensors in, tensors out. Knows CSR and nothing above it."""
 
-from graphkit.ops.aggregate import MESSAGES, REDUCES, aggregate, segment
+from graphkit.ops.aggregate import aggregate, segment
+from graphkit.ops.aggregate_native import MESSAGES, REDUCES
 from graphkit.ops.attention import attention
 from graphkit.ops.backends import available, backend, current
 from graphkit.ops.batch_norm import batch_norm

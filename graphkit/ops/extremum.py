@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from graphkit.ops import backends, reference
-from graphkit.ops.aggregate import _aggregate, _aggregate_cpu
+from graphkit.ops.aggregate_native import aggregate_cpu, aggregate_op
 from graphkit.ops.csr import CSR
 from graphkit.ops.eager import is_plain
 
@@ -39,7 +39,7 @@ def extremum(csr: CSR, x: Tensor, reduce: str) -> tuple[Tensor, Tensor]:
         out = torch.cat([values, values.new_zeros(1, x.size(1))]).gather(0, entry)
         empty = entry == csr.num_entries
     else:
-        run = _aggregate_cpu if is_plain(x) else _aggregate
+        run = aggregate_cpu if is_plain(x) else aggregate_op
         found = run(
             x, None, csr.rowptr, csr.col, None, None, None, None, "copy", reduce, False, True
         )  # fmt: skip

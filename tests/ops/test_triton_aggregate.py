@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphkit.ops import CSR, aggregate, reference
-from graphkit.ops.aggregate import MESSAGES, REDUCES
+from graphkit.ops import CSR, MESSAGES, REDUCES, aggregate, reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():

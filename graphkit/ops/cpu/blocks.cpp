@@ -120,7 +120,10 @@ void set_kept_limit(int64_t bytes) {
     mallopt(M_TOP_PAD, 8 << 20);
   }
 #endif
-  kept().limit = std::max<int64_t>(bytes, 0);
+  {
+    const std::lock_guard<std::mutex> lock(kept().mutex);
+    kept().limit = std::max<int64_t>(bytes, 0);
+  }
   if (bytes <= kept_bytes()) drop_blocks();
 }
 

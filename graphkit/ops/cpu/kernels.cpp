@@ -2,7 +2,8 @@
 #include "aggregate_backward.h"
 #include "aggregate_forward.h"
 #include "aggregate_sum.h"
-#include "attention.h"
+#include "attention_backward.h"
+#include "attention_forward.h"
 #include "batch_norm.h"
 #include "gated.h"
 
