@@ -9,6 +9,7 @@ from graphkit.ops.csr import CSR
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
 from graphkit.ops.linear import linear
+from graphkit.ops.memory import empty_cache, kept_bytes
 from graphkit.ops.neighbor_sample import (
     HeteroNeighborSample,
     NeighborSample,
@@ -31,8 +32,10 @@ __all__ = [
     "batch_norm",
     "current",
     "ego_subgraphs",
+    "empty_cache",
     "gated_aggregate",
     "hetero_neighbor_sample",
+    "kept_bytes",
     "linear",
     "neighbor_sample",
     "random_walk",
