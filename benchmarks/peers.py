@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing, MultiAggregation, global_add_pool, global_mean_pool
+from torch_geometric.utils import scatter, softmax
 
 FOUR = ["mean", "min", "max", "std"]
 
@@ -47,6 +49,40 @@ class FourAggregations(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         messages = x.index_select(0, edge_index[0])
         return self.aggregation(messages, edge_index[1], dim_size=x.size(0))
+
+
+def attention_vector(score: str, heads: int, width: int) -> nn.Parameter | None:
+    """The parameter of GATv2's score; the other two have none."""
+    if score != "gatv2":
+        return None
+    generator = torch.Generator().manual_seed(1)
+    return nn.Parameter(torch.randn(heads * width, generator=generator))
+
+
+class Attention(nn.Module):
+    """Scores, softmax and weighted sum of PyG's attention layers, without their dense maps."""
+
+    def __init__(self, score: str, heads: int, width: int) -> None:
+        super().__init__()
+        self.score, self.heads, self.width = score, heads, width
+        self.att = attention_vector(score, heads, width)
+
+    def forward(self, value: Tensor, dst: Tensor, src: Tensor, edge_index: Tensor) -> Tensor:
+        source, target = edge_index
+        left, right = dst.index_select(0, target), src.index_select(0, source)
+        if self.score == "additive":
+            scores = F.leaky_relu(left + right, 0.2)
+        else:
+            left, right = (t.view(-1, self.heads, self.width) for t in (left, right))
+            if self.score == "dot":
+                scores = (left * right).sum(-1) / self.width**0.5
+            else:
+                att = self.att.view(1, self.heads, self.width)
+                scores = (F.leaky_relu(left + right, 0.2) * att).sum(-1)
+        weights = softmax(scores, target, num_nodes=dst.size(0))
+        messages = value.view(-1, self.heads, self.width).index_select(0, source)
+        found = scatter(messages * weights[..., None], target, 0, dst.size(0), reduce="sum")
+        return found.flatten(1)
 
 
 class OGBGINConv(MessagePassing):

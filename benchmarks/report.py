@@ -63,11 +63,38 @@ def _commit() -> str | None:
 def write(record: dict[str, Any], folder: Path) -> list[Path]:
     """Write ``cpu.json``, ``cpu.md`` and ``cpu.png`` into ``folder``; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    record = with_earlier_rows(record, folder / "cpu.json")
     paths = [folder / f"cpu.{suffix}" for suffix in ("json", "md", "png")]
     paths[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     paths[1].write_text(markdown(record), encoding="utf-8")
     draw(record, paths[2])
     return paths
+
+
+def with_earlier_rows(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Add the rows of cases that this run left out, as the last run that had them measured them.
+
+    Only rows of the same machine class, number of threads and scale stand side by side.
+    """
+    about = record["environment"]
+    run = {"date": about["date"], "commit": about["commit"], "load_before": about["load_before"]}
+    rows = [{**row, "run": run} for row in record["rows"]]
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {**record, "rows": rows}
+    same = earlier.get("scale") == record["scale"] and all(
+        earlier.get("environment", {}).get(key) == about[key] for key in ("cpu", "threads", "isa")
+    )
+    if not same:
+        return {**record, "rows": rows}
+    taken = {row["case"] for row in rows}
+    then = {key: earlier["environment"].get(key) for key in run}
+    kept = [{"run": then, **row} for row in earlier["rows"] if row["case"] not in taken]
+    for key in ("spmm", "roofline"):
+        if key not in record and key in earlier:
+            record = {**record, key: earlier[key]}
+    return {**record, "rows": kept + rows}
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -78,23 +105,26 @@ def markdown(record: dict[str, Any]) -> str:
         "",
         f"{about['date']}; {about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB, "
         f"{about['threads']} threads, kernels for {about['isa']}; Python {about['python']}, "
-        f"{packages}; commit {about['commit']}. Load before the run: {about['load_before']}.",
+        f"{packages}. Date, commit and the load before each run stand in its rows.",
         "",
         f"Graph: {record['graph']}. Medians, with quartiles in brackets; both sides in turns in "
         "one process. Extra memory: peak resident set of the first step, above inputs and outputs "
         "(benchmarks/measure.py says how). Command: `python -m benchmarks`.",
         "",
-        "| case | mode | graphkit ms | PyG ms | ratio | wanted | graphkit MB | PyG MB | share |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| case | mode | graphkit ms | peer ms | ratio | wanted | graphkit MB | peer MB | share "
+        "| commit, load |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"]:
-        if "error" in row:
-            lines.append(f"| {row['title']} | {row['mode']} | failed: {row['error']} |||||||")
+        if "error" in row or "skipped" in row:
+            said = f"failed: {row['error']}" if "error" in row else f"skipped: {row['skipped']}"
+            lines.append(f"| {row['title']} | {row['mode']} | {said} ||||||||")
             continue
         wanted = f">= {row['goal']:g}" if row["goal"] else ""
         lines.append(
             f"| {row['title']} | {row['mode']} | {_time(row['ours_ms'])} | {_time(row['peer_ms'])} "
-            f"| {row['ratio']:.2f} | {wanted} | {_memory(row)} |"
+            f"| {row['ratio']:.2f} | {wanted} | {_memory(row)} "
+            f"| {row['run']['date'][:10]} {row['run']['commit']}, {row['run']['load_before']} |"
         )
     if spmm := record.get("spmm"):
         lines += [
@@ -102,7 +132,6 @@ def markdown(record: dict[str, Any]) -> str:
             f"Sum over neighbours: {spmm['spmm_gb_per_s']:.1f} GB/s of gathered rows, indices and "
             f"output; a large copy: {spmm['copy_gb_per_s']:.1f} GB/s ({spmm['share']:.2f} of it).",
         ]
-    lines += ["", f"The run took {record['seconds']:.0f} s."]
     return "\n".join(lines) + "\n"
 
 
@@ -139,7 +168,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axis.invert_yaxis()
     axis.margins(x=0.12)
     about = record["environment"]
-    axis.set_xlabel("times faster than PyG (medians); red: the figure wanted")
+    axis.set_xlabel("times faster than the peer, PyG unless named (medians); red: wanted")
     axis.set_title(f"{about['cpu']}, {about['threads']} threads, {about['date']}", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
