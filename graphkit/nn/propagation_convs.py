@@ -12,7 +12,7 @@ from torch_geometric.nn import ChebConv as PyGChebConv
 from torch_geometric.nn import LGConv as PyGLGConv
 
 from graphkit import ops
-from graphkit.nn.dense import dense
+from graphkit.nn.dense import dense, is_plain_linear
 from graphkit.nn.gcn_conv import gcn_norm, with_self_loops
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.ops import CSR
@@ -24,7 +24,9 @@ class _Weighted(MessagePassing):
     def fused(self, csr: CSR, x: Tensor, edge_weight: Tensor | None = None) -> Tensor:
         if edge_weight is None:
             return ops.aggregate(csr, x, reduce=self.fused_reduce).flatten(1)
-        weight = edge_weight.view(-1).to(x.dtype)
+        # As PyG's product: float32 weights keep what autocast has made bfloat16 from rounding more.
+        dtype = torch.promote_types(x.dtype, edge_weight.dtype)
+        x, weight = x.to(dtype), edge_weight.view(-1).to(dtype)
         return ops.aggregate(csr, x, weight, message="scale", reduce=self.fused_reduce).flatten(1)
 
 
@@ -143,7 +145,11 @@ class ChebConv(_Weighted, PyGChebConv):
                 following = self.propagate(edge_index, x=now, norm=norm).sub_(before)
                 before, now = now, following
             out = dense(lin, now, plus=out)
-        return out if self.bias is None else out.add_(self.bias)
+        if self.bias is None:
+            return out
+        # In place where the product is ours, and not what another layer or its hook has seen.
+        ours = len(self.lins) > 1 or is_plain_linear(self.lins[0])
+        return out.add_(self.bias) if ours and out.dtype == self.bias.dtype else out + self.bias
 
     def _laplacian(
         self, edge_index: Tensor, edge_weight: Tensor | None, nodes: int, dtype: torch.dtype,

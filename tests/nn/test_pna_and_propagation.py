@@ -156,3 +156,27 @@ def test_a_light_model_learns_its_embeddings():
         out = conv(conv(embedding, edge_index), edge_index)
         gradients.append(torch.autograd.grad(out.square().sum(), embedding)[0])
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", ["LGConv", "APPNP", "ChebConv"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_types_are_promoted_as_pyg_does(name, dtype):
+    """Under autocast features come as bfloat16; weights of another type decide with them."""
+    if name == "ChebConv" and dtype == torch.float64:
+        pytest.skip("PyG's maps refuse what the propagation makes")
+    options = {"LGConv": {}, "APPNP": {"K": 2, "alpha": 0.1}}.get(name)
+    ours, theirs = pair(name, 8, 4, K=2) if options is None else pair(name, **options)
+    x, weight = torch.randn(30, 8), torch.rand(400, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+        x = x.bfloat16() if dtype == torch.float32 else x
+        mine, pygs = ours(x, graph(), weight), theirs(x, graph(), weight)
+    assert mine.dtype == pygs.dtype
+    torch.testing.assert_close(mine, pygs, rtol=1e-2, atol=1e-2)
+
+
+def test_a_hook_on_the_only_map_of_cheb_keeps_what_it_was_shown():
+    conv, seen = gk.ChebConv(8, 4, K=1), []
+    nn.init.ones_(conv.bias)
+    conv.lins[0].register_forward_hook(lambda m, i, out: seen.append((out, out.clone())))
+    conv(torch.randn(30, 8), graph())
+    assert torch.equal(*seen[0])
