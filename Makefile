@@ -11,7 +11,7 @@ install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c c
 # An editable install sees changed Python files by itself; only these ask for a new one.
 built := pyproject.toml constraints.txt CMakeLists.txt $(wildcard graphkit/ops/cpu/*.cpp graphkit/ops/cpu/*.h)
 
-.PHONY: run test lint types docs bench clean dev
+.PHONY: run test fuzz lint types docs bench clean dev
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -20,6 +20,16 @@ run: $(VENV)/.installed
 # Two test processes with one thread each use two cores better than one with two.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(JOBS) --maxprocesses 8 $(PYTEST_ARGS)
+
+# Random and corrupt input against the kernels under AddressSanitizer; FUZZ_SECONDS of it.
+FUZZ_SECONDS ?= 45
+fuzz: $(VENV)/.installed
+	@$(bin)/cmake -S . -B build/asan -G Ninja -DCMAKE_BUILD_TYPE=None -DGRAPHKIT_SANITIZE=ON \
+	  -DPython_EXECUTABLE=$(abspath $(bin)/python) -DCMAKE_MAKE_PROGRAM=$(abspath $(bin)/ninja) \
+	  -Dnanobind_DIR=$$($(bin)/python -m nanobind --cmake_dir) > /dev/null
+	@$(bin)/cmake --build build/asan
+	LD_PRELOAD="$$(echo $$(for l in asan stdc++; do $${CXX:-c++} -print-file-name=lib$$l.so; done))" ASAN_OPTIONS=detect_leaks=0 \
+	  $(bin)/python tests/fuzz/fuzz_kernels.py --module build/asan/_cpu*.so --seconds $(FUZZ_SECONDS)
 
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff check .

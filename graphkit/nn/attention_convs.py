@@ -12,7 +12,7 @@ from torch_geometric.nn import TransformerConv as PyGTransformerConv
 from torch_geometric.utils import scatter
 
 from graphkit import ops
-from graphkit.nn.dense import dense
+from graphkit.nn.dense import dense, is_plain_linear
 from graphkit.nn.gcn_conv import with_self_loops
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.ops import CSR
@@ -129,7 +129,9 @@ class GATConv(_AttentionConv, PyGGATConv):
         return _plus(out, None if self.res is None else self.res(target), self.bias)
 
     def _score(self, x: Tensor, layer: Any, att: Tensor) -> Tensor:
-        """``[N, H]``: att . (W x), as x . (W^T att)."""
+        """``[N, H]``: att . (W x), as x . (W^T att) where the layer is nothing but its weight."""
+        if not is_plain_linear(layer) or layer.bias is not None:
+            return (layer(x).view(-1, self.heads, self.out_channels) * att).sum(-1)
         weight = layer.weight.view(self.heads, self.out_channels, -1)
         return x @ (weight * att.view(self.heads, self.out_channels, 1)).sum(1).t()
 

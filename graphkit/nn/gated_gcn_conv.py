@@ -28,7 +28,7 @@ class GatedGCNConv(MessagePassing):
     dropout and residuals are the caller's.
 
     Args:
-        in_channels: width of node states, or a pair for ``(in, out)`` maps of equal names.
+        in_channels: width of node states.
         out_channels: width after the layer, of nodes and edges.
         edge_dim: width of edge states before the layer (default ``in_channels``).
         eps: added to the sum of the gates.

@@ -112,8 +112,10 @@ class GCNConv(MessagePassing, PyGGCNConv):
 
     def _propagate_with_bias(self, x: Tensor, edge_index: Any, edge_weight: Any) -> Tensor:
         out = self.propagate(edge_index, x=x, edge_weight=edge_weight)
-        # In place: the sum is ours, and a second [N, F] tensor costs as much as a third of it.
-        return out if self.bias is None else out.add_(self.bias)
+        if self.bias is None:
+            return out
+        # In place where it may be: a second [N, F] tensor costs as much as a third of the sum.
+        return out.add_(self.bias) if self.owns_output else out + self.bias
 
     def fused(self, csr: CSR, x: Tensor, edge_weight: Tensor | None = None) -> Tensor:
         if edge_weight is None:

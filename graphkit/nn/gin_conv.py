@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch_geometric.nn import GINConv as PyGGINConv
 from torch_geometric.nn import GINEConv as PyGGINEConv
@@ -20,8 +21,9 @@ class _GIN(MessagePassing):
 
     def _update(self, out: Tensor, root: Tensor | None) -> Tensor:
         if root is not None:
-            # In place: the sum is ours, and two more [N, F] tensors would cost as much as it did.
-            out = out.addcmul_(root, 1 + self.eps)
+            # In place where it may be: two more [N, F] tensors would cost as much as the sum did.
+            add = Tensor.addcmul_ if self.owns_output else torch.addcmul
+            out = add(out, root, 1 + self.eps)
         return dense(self.nn, out)
 
 

@@ -78,6 +78,14 @@ class MessagePassing(PyGMessagePassing):
                 return names
         return ""
 
+    @property
+    def owns_output(self) -> bool:
+        """Whether the result of ``propagate`` may be changed in place: no derivative reads it.
+
+        Those of minima, maxima and deviations do, in one backend or the other.
+        """
+        return self.fused_reduce in ("sum", "mean")
+
     def takes_fused_way(self, edge_index: Any, x: Any) -> bool:
         """Whether ``propagate`` will call ``fused`` for these arguments."""
         features = x[0] if isinstance(x, (tuple, list)) else x

@@ -10,6 +10,7 @@ from graphkit.ops.edge_softmax import edge_softmax
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
 from graphkit.ops.linear import linear
+from graphkit.ops.memory import empty_cache, kept_bytes
 from graphkit.ops.neighbor_sample import (
     HeteroNeighborSample,
     NeighborSample,
@@ -33,8 +34,10 @@ __all__ = [
     "current",
     "edge_softmax",
     "ego_subgraphs",
+    "empty_cache",
     "gated_aggregate",
     "hetero_neighbor_sample",
+    "kept_bytes",
     "linear",
     "neighbor_sample",
     "random_walk",

@@ -13,6 +13,7 @@ from graphkit.ops.csr import CSR
 from graphkit.ops.eager import is_plain
 
 SCORES = ("additive", "gatv2", "dot")
+_WORD = 0xFFFFFFFFFFFFFFFF  # the kernels read the seed as an unsigned number
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -84,7 +85,7 @@ def attention(
     """
     width = _check(csr, value, dst, src, edge, score, heads, att, bias, dropout)
     att = None if att is None else att.reshape(-1)
-    scale = width**-0.5 if scale is None else scale
+    scale = max(width, 1) ** -0.5 if scale is None else scale
     if dropout and seed is None:
         seed = torch.randint(2**62, (1,))
     if backends.current(value.device) != "native":
@@ -184,7 +185,7 @@ def _call(
     bias = None if bias is None else bias.contiguous()
     att = None if att is None else att.to(_compute(value)).contiguous()
     tensors = (value_2d, dst_2d, src_2d, edge_2d, bias, att)
-    number = int(seed) if seed is not None else 0
+    number = int(seed) & _WORD if seed is not None else 0
     return _Call(
         cpu.DTYPES[value.dtype],
         (SCORES.index(score), heads, value.size(1) // heads, slope, scale, dropout, number),

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from graphkit.ops import backends, cpu
 from graphkit.ops.eager import is_plain
@@ -91,7 +90,6 @@ def _served(x: Tensor, vectors: tuple[Tensor | None, ...]) -> bool:
         )
         and backends.current(x.device) == "native"
         and not torch.is_autocast_enabled("cpu")
-        and forward_ad._current_level < 0  # the kernels have no forward-mode derivative
     )
 
 
@@ -127,9 +125,7 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, bias, stats = ctx.saved_tensors
         eps, relu = ctx.options
-        # A gradient of the gradient will be asked for, or many gradients at once.
-        batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # is_grads_batched
-        if torch.is_grad_enabled() or batched or not is_plain(grad):
+        if torch.is_grad_enabled() or not is_plain(grad):  # a gradient of the gradient is wanted
             grads = _differentiable_backward(grad, x, weight, bias, eps, relu)
         else:
             need_x = ctx.needs_input_grad[0]

@@ -131,7 +131,12 @@ class CSR:
     def row(self) -> Tensor:
         """``[E]`` the row that each entry belongs to."""
         rows = torch.arange(self.num_rows, dtype=self.col.dtype, device=self.col.device)
-        return rows.repeat_interleave(self.degree, output_size=self.num_entries)
+        degree = self.degree
+        if is_plain(degree) and (bool((degree < 0).any()) or int(degree.sum()) != self.num_entries):
+            raise InputError(
+                "rowptr: wanted non-decreasing values that end with the number of entries"
+            )
+        return rows.repeat_interleave(degree, output_size=self.num_entries)
 
     def transpose(self) -> CSR:
         """The same entries sorted by source, with the edges they came from; built once."""

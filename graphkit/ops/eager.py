@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
@@ -19,6 +20,11 @@ def is_eager(*tensors: Tensor | None) -> bool:
         and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0  # the kernels have no forward-mode derivative
+        and not any(
+            t is not None and torch._C._functorch.is_legacy_batchedtensor(t)  # many
+            for t in tensors
+        )  # gradients at once: `is_grads_batched`
     )
 
 

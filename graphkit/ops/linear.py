@@ -65,10 +65,10 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         grad_x = grad_weight = None
-        if need_x and torch.is_grad_enabled():  # a gradient of the gradient will be asked for
-            grad_x = grad @ weight
+        if need_x and (torch.is_grad_enabled() or not is_plain(grad)):
+            grad_x = grad @ weight  # a gradient of the gradient will be asked for
         elif need_x:
             grad_x = torch.mm(grad, weight, out=cpu.empty(x, x.shape))
         if need_weight:
-            grad_weight = grad.t() @ x
+            grad_weight = grad.mT @ x
         return grad_x, grad_weight, grad.sum(0) if need_bias else None

@@ -142,7 +142,7 @@ def _mix(x: Tensor) -> Tensor:
 def keep_factors(seed: Tensor, edge: Tensor, heads: int, dropout: float) -> Tensor:
     """``[E, H]`` 0 or ``1 / (1 - dropout)`` for each edge id and head, as the kernels hash them."""
     low = 0xFFFFFFFF
-    number = int(seed)
+    number = int(seed) & 0xFFFFFFFFFFFFFFFF
     x = _mix((edge & low) ^ (number & low))
     x = _mix(x ^ (edge >> 32) ^ (number >> 32))
     x = _mix(x[:, None] ^ torch.arange(heads, device=edge.device))

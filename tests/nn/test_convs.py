@@ -75,6 +75,8 @@ CONVS = {
     "gcn-plain-weights": Conv("GCNConv", {"normalize": False}, edge=weights),
     "gcn-no-bias": Conv("GCNConv", {"bias": False}),
     "gcn-cached": Conv("GCNConv", {"cached": True}),
+    "gcn-std": Conv("GCNConv", {"aggr": "std"}),
+    "gcn-max": Conv("GCNConv", {"aggr": "max"}, edge=weights),
     "gcn-backwards": Conv("GCNConv", {"flow": "target_to_source"}),
     "sage": Conv("SAGEConv", bipartite=True),
     "sage-normalize": Conv("SAGEConv", {"normalize": True}, bipartite=True),
@@ -85,11 +87,13 @@ CONVS = {
     "gin": Conv("GINConv", bipartite=True, wraps=True),
     "gin-eps": Conv("GINConv", {"eps": 0.3, "train_eps": True}, bipartite=True, wraps=True),
     "gin-max": Conv("GINConv", {"aggr": "max"}, bipartite=True, wraps=True),
+    "gin-std": Conv("GINConv", {"aggr": "std"}, bipartite=True, wraps=True),
     "gine": Conv("GINEConv", edge=wide_edges, bipartite=True, wraps=True),
     "gine-edge-dim": Conv(
         "GINEConv", {"edge_dim": 3, "train_eps": True}, lambda e: wide_edges(e, 3), True, True
     ),
     "gine-mean": Conv("GINEConv", {"aggr": "mean"}, edge=wide_edges, bipartite=True, wraps=True),
+    "gine-std": Conv("GINEConv", {"aggr": "std"}, edge=wide_edges, bipartite=True, wraps=True),
     "gatedgcn": Conv("GatedGCNConv", edge=wide_edges),
     "gatedgcn-edge-dim": Conv("GatedGCNConv", {"edge_dim": 3}, lambda e: wide_edges(e, 3)),
     "gatedgcn-backwards": Conv("GatedGCNConv", {"flow": "target_to_source"}, edge=wide_edges),
@@ -473,3 +477,41 @@ def test_dropout_of_attention_weights(name):
     mean = torch.stack([layer(*arguments).detach() for _ in range(3000)]).mean(0)
     layer.eval()
     assert torch.allclose(mean, layer(*arguments), atol=0.12)
+
+
+class Doubled(nn.Linear):
+    """Stands for adapters, which compute more than the product with ``weight``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "gatedgcn", "gat-edges-mean", "gatv2-edges",
+                                  "transformer-edges", "resgated"])  # fmt: skip
+def test_layers_put_in_place_of_a_map_are_called(name):
+    conv = CONVS[name]
+    layer, arguments = conv.build(), inputs(conv, graph())
+    for key, child in list(layer.named_children()):
+        if isinstance(child, (nn.Linear, pyg.Linear)):
+            other = Doubled(child.weight.size(1), child.weight.size(0), child.bias is not None)
+            other.double().load_state_dict(child.state_dict())
+            setattr(layer, key, other)
+    ours = run(layer, arguments)
+    close(ours, run(defined(layer), arguments))
+    assert not torch.allclose(ours[0][0], run(conv.build(), arguments)[0][0])
+
+
+@pytest.mark.parametrize("name", ["sage", "gatedgcn", "gcn"])
+def test_what_a_hook_was_shown_does_not_change_later(name):
+    conv = CONVS[name]
+    layer, arguments = conv.build(), inputs(conv, graph())
+    seen = []
+
+    def remember(_module, _inputs, out):
+        seen.append((out, out.detach().clone()))
+
+    for child in layer.children():
+        child.register_forward_hook(remember)
+    layer(*arguments)
+    assert seen
+    assert all(torch.equal(out, copied) for out, copied in seen)

@@ -67,7 +67,7 @@ def test_narrow_types_stay_near_float64(score, dtype, bound):
     out = attention(csr, *tensors, **options)
     assert out.dtype == dtype
     for mine, other in zip((out, *gradients(out, tensors, options)), (wide, *exact), strict=True):
-        assert float((mine - other).abs().max() / other.abs().max()) < bound
+        assert float((mine - other).detach().abs().max() / other.detach().abs().max()) < bound
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -230,3 +230,17 @@ def test_the_reference_backend_serves_too():
     with ops.backend("reference"):
         other = attention(csr, *tensors, **options)
     assert torch.allclose(attention(csr, *tensors, **options), other)
+
+
+def test_features_of_no_width_are_no_error():
+    csr, tensors, options = case("dot", 2, 0)
+    assert attention(csr, *tensors, **options).shape == (20, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63)])
+def test_a_negative_seed_draws_the_mask_of_the_reference(seed):
+    csr, tensors, options = case("additive", 2, 4)
+    more = {"dropout": 0.5, "seed": torch.tensor([seed])}
+    with ops.backend("reference"):
+        other = attention(csr, *tensors, **options, **more)
+    assert torch.allclose(attention(csr, *tensors, **options, **more), other)

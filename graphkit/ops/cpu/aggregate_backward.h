@@ -103,6 +103,14 @@ class AggregateBackwardKernel {
         continue;
       }
       const C *slope = HasSlope ? slope_.read(i, scratch + 4 * stride_) : nullptr;
+      if (HasSlope && !grad_edge_) {
+#pragma GCC ivdep
+        for (int64_t f = 0; f < width_; ++f) {
+          const C g = shift[f] * factor + slope[f] * message_value<M>(entry, f);
+          sum[f] += g * slope_of_x<M>(entry, f);
+        }
+        continue;
+      }
       if (wide && !messages_.narrow_edge && grad_edge_) {
         C *to = table ? table + e * width_ : grad_edge_.begin_write(e, scratch + 6 * stride_);
         if (table) {
@@ -239,6 +247,7 @@ class AggregateWinnersKernel {
     const int threads = threads_for(a_.graph.num_rows * a_.width, a_.threads);
     // The gradient of a weight sums over the features of its head: one owner for all of them.
     const bool shared = a_.grad_edge && messages_.narrow_edge;
+    const bool grad_far = a_.grad_x && a_.graph.num_cols * a_.width * int64_t(sizeof(C)) > cached_bytes;
     const int64_t slices = shared ? 1 : std::clamp<int64_t>(a_.width / 16, 1, threads);
 #pragma omp parallel for num_threads(int(slices)) schedule(static, 1) if (slices > 1)
     for (int64_t s = 0; s < slices; ++s) {
@@ -246,19 +255,32 @@ class AggregateWinnersKernel {
       const int64_t end = s + 1 == slices ? a_.width : a_.width * (s + 1) / slices / 16 * 16;
       std::vector<C> scratch(size_t(a_.width));
       with_message(messages_.kind, [&](auto tag) {
-        // Both winners of a row in turn: they touch the same sources.
-        for (int64_t i = 0; i < a_.graph.num_rows; ++i)
+        for (int64_t i = 0; i < a_.graph.num_rows; ++i) {
+          const Range entries = rows_.entries(i, fault_);
+          if (grad_far && entries.size() <= 2 * (end - begin))  // else few of them win anything
+            for (int64_t k = entries.begin; k < entries.end; ++k) prefetch(k, begin, end);
+          // Both winners of a row in turn: they touch the same sources.
           for (int n = 0; n < 2; ++n)
-            if (a_.winner[n]) push<tag()>(n, i, begin, end, scratch.data());
+            if (a_.winner[n]) push<tag()>(n, i, entries, begin, end, scratch.data());
+        }
       });
     }
     return fault_.result();
   }
 
  private:
+  // The columns of a source that an entry will add to, some entries ahead.
+  GRAPHKIT_INLINE void prefetch(int64_t k, int64_t begin, int64_t end) const {
+    k += prefetch_distance;
+    if (k >= a_.graph.num_entries) return;
+    const auto at = reinterpret_cast<uintptr_t>(a_.grad_x);
+    const auto row = uintptr_t(messages_.col[k] * a_.width);
+    for (int64_t f = begin; f < end; f += 64 / int64_t(sizeof(C)))
+      prefetch_line(at + (row + uintptr_t(f)) * sizeof(C));
+  }
+
   template <Message M>
-  void push(int n, int64_t i, int64_t begin, int64_t end, C *scratch) {
-    const Range entries = rows_.entries(i, fault_);
+  void push(int n, int64_t i, Range entries, int64_t begin, int64_t end, C *scratch) {
     const C *grad = static_cast<const C *>(a_.grad[n]) + i * a_.ldg;
     const int32_t *winner = a_.winner[n] + i * a_.width;
     C *grad_x = static_cast<C *>(a_.grad_x);

@@ -3,6 +3,7 @@
 #pragma once
 #include <cmath>
 
+#include "lanes.h"
 #include "message.h"
 
 namespace graphkit {
@@ -12,32 +13,39 @@ namespace {
 // so that the variance does not cancel.
 template <class C>
 struct RowState {
-  C *sum, *square, *origin, *low, *high, *message, *scratch;
-  int32_t *arg_low, *arg_high;
+  using Position = typename Register<C>::Integer;  // as wide as a value
+  C *origin, *sum, *square, *low, *high, *scratch;
+  Position *at_low, *at_high;
 };
+
+// Entries that are folded in together: their running values stay in registers, a few features at a
+// time, and are stored once.
+constexpr int group = 32;
 
 template <class C>
 class StateBuffer {
  public:
   StateBuffer(int64_t width, int64_t count)
       : stride_((width + 15) / 16 * 16), reals_(size_t(stride_ * reals * count)),
-        ints_(size_t(stride_ * 2 * count)) {}
+        positions_(size_t(stride_ * 2 * count)) {}
   RowState<C> at(int64_t index) {
     C *r = reals_.data() + index * reals * stride_;
-    int32_t *n = ints_.data() + index * 2 * stride_;
+    auto *n = positions_.data() + index * 2 * stride_;
     const auto row = [&](int64_t i) { return r + i * stride_; };
-    return {row(0), row(1), row(2), row(3), row(4), row(5), row(9), n, n + stride_};
+    return {row(0), row(1), row(2), row(3), row(4), row(5), n, n + stride_};
   }
 
  private:
-  static constexpr int64_t reals = 5 + 4 + 8;  // four messages, and two scratch rows for each
+  static constexpr int64_t reals = 5 + group + 2;  // messages of a group, and one entry's x and edge
   int64_t stride_;
   std::vector<C> reals_;
-  std::vector<int32_t> ints_;
+  std::vector<typename RowState<C>::Position> positions_;
 };
 
 template <class C>
 class AggregateForwardKernel {
+  using Position = typename RowState<C>::Position;
+
  public:
   explicit AggregateForwardKernel(const AggregateForward &a)
       : a_(a), rows_(a.graph), messages_(a), width_(a.width), stride_((a.width + 15) / 16 * 16) {
@@ -75,95 +83,111 @@ class AggregateForwardKernel {
 
  private:
   void reduce(const RowState<C> &s, Range entries, Range row) {
-    if (row.begin == row.end) return;
-    Entry<C> entry{};
-    if (!messages_.fetch(row.begin, entry, s.scratch, fault_)) return;
-    write_message(entry, s.origin);
-    std::fill(s.sum, s.sum + width_, C(0));
-    std::fill(s.square, s.square + width_, C(0));
-    std::fill(s.low, s.low + width_, std::numeric_limits<C>::infinity());
-    std::fill(s.high, s.high + width_, -std::numeric_limits<C>::infinity());
-    std::fill(s.arg_low, s.arg_low + width_, -1);
-    std::fill(s.arg_high, s.arg_high + width_, -1);
-    int64_t k = entries.begin;
-    for (; k + 4 <= entries.end; k += 4)
-      if (!update<4>(s, k, row)) return;
-    for (; k < entries.end; ++k)
-      if (!update<1>(s, k, row)) return;
-  }
-
-  // Fetch `Count` entries and fold them in together: less traffic to the running values.
-  template <int Count>
-  bool update(const RowState<C> &s, int64_t k, Range row) {
-    const C *messages[Count];
-    for (int n = 0; n < Count; ++n) messages_.prefetch(k + prefetch_distance + n);
-    for (int n = 0; n < Count; ++n) {
-      Entry<C> entry{};
-      if (!messages_.fetch(k + n, entry, s.scratch + 2 * n * stride_, fault_)) return false;
-      messages[n] = entry.x;
-      if (messages_.kind == Message::copy) continue;
-      write_message(entry, s.message + n * stride_);
-      messages[n] = s.message + n * stride_;
+    const bool winners = a_.argmin || a_.argmax;
+    if (entries.begin > row.begin) {  // a later piece of a hub: the row's first message is elsewhere
+      const C *origin = message(row.begin, s.scratch, s.scratch + group * stride_);
+      if (!origin) return;
+      std::copy(origin, origin + width_, s.origin);
     }
-    const int32_t position = int32_t(k - row.begin);
-    if ((moments_ || sums_) && extrema_) fold<Count, true, true>(s, messages, position);
-    else if (extrema_) fold<Count, false, true>(s, messages, position);
-    else fold<Count, true, false>(s, messages, position);
-    return true;
+    for (int64_t k = entries.begin; k < entries.end; k += group) {
+      const C *messages[group];
+      const int count = int(std::min<int64_t>(group, entries.end - k));
+      for (int n = 0; n < count; ++n) {
+        messages_.prefetch(k + prefetch_distance + n);
+        if (!(messages[n] = message(k + n, s.scratch + n * stride_, s.scratch + group * stride_)))
+          return;
+      }
+      const Group g{messages, count, int32_t(k - row.begin), k == entries.begin};
+      if (!extrema_) fold<true, false, false>(s, g);
+      else if (moments_ || sums_) winners ? fold<true, true, true>(s, g) : fold<true, true, false>(s, g);
+      else winners ? fold<false, true, true>(s, g) : fold<false, true, false>(s, g);
+    }
   }
 
-  void write_message(const Entry<C> &entry, C *__restrict to) {
+  // The message of entry k: x's own row, or one that was written to `to`; null after a fault.
+  const C *message(int64_t k, C *__restrict to, C *scratch) {
+    Entry<C> entry{};
+    C *const x_scratch = messages_.kind == Message::copy ? to : scratch;
+    if (!messages_.fetch(k, entry, x_scratch, fault_)) return nullptr;
+    if (messages_.kind == Message::copy) return entry.x;
     with_message(messages_.kind, [&](auto tag) {
 #pragma GCC ivdep
       for (int64_t f = 0; f < width_; ++f) to[f] = message_value<tag()>(entry, f);
     });
+    return to;
   }
 
-  template <int Count, bool Moments, bool Extrema>
-  void fold(const RowState<C> &s, const C *const *messages, int32_t position) {
-    const C *m0 = messages[0], *m1 = messages[Count > 1 ? 1 : 0];
-    const C *m2 = messages[Count > 2 ? 2 : 0], *m3 = messages[Count > 3 ? 3 : 0];
-    C *__restrict sum = s.sum;
-    C *__restrict square = s.square;
-    const C *__restrict origin = s.origin;
-    C *__restrict low = s.low;
-    C *__restrict high = s.high;
-    int32_t *__restrict arg_low = s.arg_low;
-    int32_t *__restrict arg_high = s.arg_high;
-#pragma GCC ivdep
-    for (int64_t f = 0; f < width_; ++f) {
-      const C a = m0[f], b = m1[f], c = m2[f], d = m3[f];
+  struct Group {
+    const C *const *messages;
+    int count;
+    int32_t position;  // of the first one in its row
+    bool first;        // of its piece: nothing has been folded into the state yet
+  };
+
+  template <bool Moments, bool Extrema, bool Winners>
+  void fold(const RowState<C> &s, const Group &g) {
+    int64_t f = 0;
+    for (; f + Register<C>::size <= width_; f += Register<C>::size)
+      fold_at<Register<C>, Moments, Extrema, Winners>(s, g, f);
+    for (; f < width_; ++f) fold_at<Single<C>, Moments, Extrema, Winners>(s, g, f);
+  }
+
+  template <class Several, bool Moments, bool Extrema, bool Winners>
+  GRAPHKIT_INLINE void fold_at(const RowState<C> &s, const Group &g, int64_t f) {
+    using V = typename Several::values;
+    using P = typename Several::positions;
+    const auto values = [f](auto *p) -> auto & { return *reinterpret_cast<V *>(const_cast<C *>(p) + f); };
+    const auto positions = [f](Position *p) -> auto & { return *reinterpret_cast<P *>(p + f); };
+    V origin = values(g.messages[0]), sum{}, square{}, low = origin, high = origin;
+    P at_low = P{} + Position(g.position), at_high = at_low;
+    if (g.position == 0) values(s.origin) = origin;
+    else origin = values(s.origin);
+    if (!g.first) {
+      if constexpr (Moments) sum = values(s.sum), square = values(s.square);
+      if constexpr (Extrema) low = values(s.low), high = values(s.high);
+      if constexpr (Winners) at_low = positions(s.at_low), at_high = positions(s.at_high);
+    }
+    auto nan = low < low;  // false, in a comparison's type
+    for (int n = 0; n < g.count; ++n) {
+      const V m = values(g.messages[n]);
       if constexpr (Moments) {
-        const C da = a - origin[f], db = b - origin[f], dc = c - origin[f], dd = d - origin[f];
-        sum[f] += Count == 4 ? (da + db) + (dc + dd) : da;
-        square[f] += Count == 4 ? (da * da + db * db) + (dc * dc + dd * dd) : da * da;
+        const V d = m - origin;
+        sum += d;
+        square += d * d;
       }
       if constexpr (Extrema) {
-        C least = low[f], most = high[f];
-        int32_t at_least = arg_low[f], at_most = arg_high[f];
-        // Written out: an inner loop keeps the outer one from being vectorised.
-        offer(a, position, least, at_least, most, at_most);
-        if constexpr (Count == 4) {
-          offer(b, position + 1, least, at_least, most, at_most);
-          offer(c, position + 2, least, at_least, most, at_most);
-          offer(d, position + 3, least, at_least, most, at_most);
+        const auto lower = m < low, higher = m > high;  // strict: ties keep the first entry
+        low = lower ? m : low;
+        high = higher ? m : high;
+        nan |= m != m;
+        if constexpr (Winners) {
+          const P here = P{} + Position(g.position + n);
+          at_low = lower ? here : at_low;
+          at_high = higher ? here : at_high;
         }
-        low[f] = least;
-        arg_low[f] = at_least;
-        high[f] = most;
-        arg_high[f] = at_most;
       }
+    }
+    if constexpr (Moments) values(s.sum) = sum, values(s.square) = square;
+    if constexpr (Extrema) {
+      if (__builtin_expect(any_of(nan), 0)) return fold_nan(s, g, f, f + Several::size);
+      values(s.low) = low, values(s.high) = high;
+      if constexpr (Winners) positions(s.at_low) = at_low, positions(s.at_high) = at_high;
     }
   }
 
-  // Strict, so ties keep the first entry; a NaN wins once and stays, as in torch.
-  static void offer(C m, int32_t at, C &least, int32_t &at_least, C &most, int32_t &at_most) {
-    const bool lower = beats(m < least, m, least) | (at_least < 0);
-    const bool higher = beats(m > most, m, most) | (at_most < 0);
-    least = lower ? m : least;
-    at_least = lower ? at : at_least;
-    most = higher ? m : most;
-    at_most = higher ? at : at_most;
+  // A NaN wins once and stays, as in torch.
+  void fold_nan(const RowState<C> &s, const Group &g, int64_t begin, int64_t end) {
+    for (int64_t f = begin; f < end; ++f) {
+      if (g.first) {
+        s.low[f] = s.high[f] = g.messages[0][f];
+        s.at_low[f] = s.at_high[f] = g.position;
+      }
+      for (int n = 0; n < g.count; ++n) {
+        const C m = g.messages[n][f];
+        if (beats(m < s.low[f], m, s.low[f])) s.low[f] = m, s.at_low[f] = g.position + n;
+        if (beats(m > s.high[f], m, s.high[f])) s.high[f] = m, s.at_high[f] = g.position + n;
+      }
+    }
   }
 
   static bool beats(bool strictly, C challenger, C holder) {
@@ -175,13 +199,13 @@ class AggregateForwardKernel {
     for (int64_t f = 0; f < width_; ++f) {
       s.sum[f] += later.sum[f];
       s.square[f] += later.square[f];
-      if (later.arg_low[f] >= 0 && beats(later.low[f] < s.low[f], later.low[f], s.low[f])) {
+      if (beats(later.low[f] < s.low[f], later.low[f], s.low[f])) {
         s.low[f] = later.low[f];
-        s.arg_low[f] = later.arg_low[f];
+        s.at_low[f] = later.at_low[f];
       }
-      if (later.arg_high[f] >= 0 && beats(later.high[f] > s.high[f], later.high[f], s.high[f])) {
+      if (beats(later.high[f] > s.high[f], later.high[f], s.high[f])) {
         s.high[f] = later.high[f];
-        s.arg_high[f] = later.arg_high[f];
+        s.at_high[f] = later.at_high[f];
       }
     }
   }
@@ -201,19 +225,19 @@ class AggregateForwardKernel {
     const C inverse = degree ? C(1) / C(degree) : C(0);
     for (int r = 0; r < a_.num_reduces; ++r) {
       const int64_t row = i * a_.num_reduces + r;
-      C *out = outs.begin_write(row, s.message);
+      C *out = outs.begin_write(row, s.scratch);
       if (degree == 0) std::fill(out, out + width_, C(0));
       else result(a_.reduces[r], s, degree, inverse, out);
       outs.commit(row, out);
     }
     if (a_.mean) {
-      const Features<C> means(a_.mean, a_.dtype, width_, width_);
-      C *to = means.begin_write(i, s.message);
+      const Features<C> means(a_.mean, a_.dtype, width_, width_, a_.graph.num_rows);
+      C *to = means.begin_write(i, s.scratch);
       for (int64_t f = 0; f < width_; ++f) to[f] = degree ? mean(s, f, inverse) : C(0);
       means.commit(i, to);
     }
-    winners(a_.argmin, s.arg_low, i, degree);
-    winners(a_.argmax, s.arg_high, i, degree);
+    winners(a_.argmin, s.at_low, i, degree);
+    winners(a_.argmax, s.at_high, i, degree);
   }
 
   void result(Reduce reduce, const RowState<C> &s, int64_t degree, C inverse, C *out) const {
@@ -243,7 +267,7 @@ class AggregateForwardKernel {
     }
   }
 
-  void winners(int32_t *to, const int32_t *from, int64_t i, int64_t degree) {
+  void winners(int32_t *to, const Position *from, int64_t i, int64_t degree) {
     if (!to) return;
     to += i * width_;
     if (degree == 0) std::fill(to, to + width_, -1);

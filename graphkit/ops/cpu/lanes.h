@@ -1,5 +1,5 @@
-// Sixteen values at a time, for what loops over single values do not vectorise into: packing the
-// signs of values into bits, and back. Everything else is left to the compiler.
+// Many values at a time, for what loops over single values do not vectorise into: packing the signs
+// of values into bits, and running values that stay in registers. The rest is left to the compiler.
 #pragma once
 #include "features.h"
 
@@ -31,6 +31,51 @@ inline const Lanes<C> &lanes_at(const C *p) {
 template <class C>
 inline Lanes<C> &lanes_at(C *p) {
   return *reinterpret_cast<Lanes<C> *>(p);
+}
+
+// As many values as one register of this instruction set holds; at any address, too.
+#if defined(__AVX512F__)
+constexpr int64_t register_bytes = 64;
+#elif defined(__AVX__)
+constexpr int64_t register_bytes = 32;
+#else
+constexpr int64_t register_bytes = 16;
+#endif
+template <class C>
+struct Register {
+  using Integer = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  typedef C values __attribute__((vector_size(register_bytes), aligned(sizeof(C)), may_alias));
+  typedef Integer positions __attribute__((vector_size(register_bytes), aligned(sizeof(C)), may_alias));
+  static constexpr int64_t size = register_bytes / int64_t(sizeof(C));
+};
+// The same for the values that are left over. Templates take one or the other of these two, for
+// a vector type loses its alignment where it is a template's argument.
+template <class C>
+struct Single {
+  using values = C;
+  using positions = typename Register<C>::Integer;
+  static constexpr int64_t size = 1;
+};
+
+// Whether a comparison holds anywhere; of single values it is a truth value.
+template <class Mask>
+inline bool any_of(const Mask &mask) {
+  if constexpr (std::is_same_v<Mask, bool>) {
+    return mask;
+  } else {
+    static_assert(sizeof(Mask) == register_bytes);
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask(__m512i(mask), __m512i(mask)) != 0;
+#elif defined(__AVX__)
+    return !_mm256_testz_si256(__m256i(mask), __m256i(mask));
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8(__m128i(mask)) != 0;
+#else
+    bool any = false;
+    for (size_t l = 0; l < sizeof(Mask) / sizeof(mask[0]); ++l) any |= mask[l] != 0;
+    return any;
+#endif
+  }
 }
 
 // Bit l is set where lane l is above zero.
