@@ -12,7 +12,7 @@ from torch_geometric.nn import aggr as pyg_aggr
 
 from graphkit import ops
 from graphkit.nn.dense import dense, hooked, is_plain_linear
-from graphkit.nn.message_passing import MessagePassing
+from graphkit.nn.message_passing import MessagePassing, takes_semi_gradient
 from graphkit.ops import CSR
 
 _REDUCES = {
@@ -60,10 +60,7 @@ class PNAConv(MessagePassing, PyGPNAConv):
         if type(several) is not pyg_aggr.MultiAggregation or several.mode != "cat":
             return ""
         names = tuple(_REDUCES.get(type(kind), "") for kind in several.aggrs)
-        # A semi-gradient is another backward than that of the kernels.
-        semi = any(
-            getattr(getattr(kind, "var_aggr", kind), "semi_grad", False) for kind in several.aggrs
-        )
+        semi = any(takes_semi_gradient(kind) for kind in several.aggrs)
         known = all(scaler in _SCALERS for scaler in scaled.scaler)
         return names if all(names) and len(set(names)) == len(names) and known and not semi else ""
 

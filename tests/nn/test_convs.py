@@ -439,6 +439,12 @@ def test_the_graph_is_sorted_once_for_all_layers(conv, monkeypatch):
         ("GATConv", {"heads": 2, "aggr": "max"}, None),
         ("ResGatedGraphConv", {"edge_dim": 3}, lambda e: wide_edges(e, 3)),
         ("ResGatedGraphConv", {"act": nn.Tanh()}, None),
+        ("SAGEConv", {"aggr": "std", "aggr_kwargs": {"semi_grad": True}}, None),
+        (
+            "SAGEConv",
+            {"aggr": ["var", "max"], "aggr_kwargs": {"aggrs_kwargs": [{"semi_grad": True}, {}]}},
+            None,
+        ),
     ],
 )
 def test_what_the_kernels_do_not_know_is_computed_as_pyg_does(name, options, edge):

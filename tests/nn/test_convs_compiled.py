@@ -8,6 +8,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import graphkit.nn as gk
+from graphkit.errors import InputError
 from graphkit.ops import CSR
 
 WIDTH, NODES, EDGES = 8, 14, 50
@@ -118,6 +119,16 @@ def test_bfloat16_autocast_is_near_float32(build, kind):
             # A handful of roundings of 2 ** -8 each, relative to the largest of the terms.
             error = (ours.float() - wanted).abs().max()
             assert error <= 0.05 * max(float(wanted.abs().max()), 1.0), float(error)
+
+
+@pytest.mark.xfail(reason="GINEConv asks for edges of the type of x", raises=InputError)
+@pytest.mark.parametrize("edge_dim", [None, WIDTH])
+def test_autocast_may_give_nodes_and_edges_two_types(edge_dim):
+    """A layer before makes bfloat16 of the nodes, or the map of the edges does of the edges."""
+    conv = gk.GINEConv(nn.Linear(WIDTH, WIDTH), edge_dim=edge_dim)
+    x, edge_index, edge = inputs("wide", torch.float32)
+    x = x.bfloat16() if edge_dim is None else x
+    assert run(conv, [x, edge_index, edge], torch.bfloat16)[0].isfinite().all()
 
 
 def test_every_exported_convolution_is_here():
