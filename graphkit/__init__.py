@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphkit.acceleration import accelerate, restore
 
 try:
     __version__ = version("graphkit")
@@ -16,13 +19,17 @@ _SUBPACKAGES = (
     "zoo",
 )  # fmt: skip
 
-__all__ = ["__version__", *_SUBPACKAGES]
+_FUNCTIONS = {"accelerate": "acceleration", "restore": "acceleration"}
+
+__all__ = ["__version__", "accelerate", "restore", *_SUBPACKAGES]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     # Importing torch and PyG takes seconds; `import graphkit` must not pay for what is not used.
     if name in _SUBPACKAGES:
         return importlib.import_module(f"graphkit.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"graphkit.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'graphkit' has no attribute {name!r}")
 
 

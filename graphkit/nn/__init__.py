@@ -16,6 +16,7 @@ from graphkit.nn.gcn_conv import GCNConv, gcn_norm
 from graphkit.nn.gin_conv import GINConv, GINEConv
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.nn.ogb_conv import OGBGCNConv, OGBGINConv
+from graphkit.nn.pna_conv import PNAConv
 from graphkit.nn.pooling import (
     batch_segments,
     broadcast,
@@ -24,13 +25,16 @@ from graphkit.nn.pooling import (
     global_mean_pool,
     pool,
 )
+from graphkit.nn.propagation_convs import APPNP, ChebConv, LGConv
 from graphkit.nn.res_gated_graph_conv import ResGatedGraphConv
 from graphkit.nn.sage_conv import SAGEConv
 from graphkit.nn.virtual_node import DeepSetsVN, VirtualNode, append_virtual_nodes
 
 __all__ = [
+    "APPNP",
     "AtomEncoder",
     "BondEncoder",
+    "ChebConv",
     "DeepSetsVN",
     "EmbeddingSum",
     "GATConv",
@@ -40,10 +44,12 @@ __all__ = [
     "GINConv",
     "GINEConv",
     "GatedGCNConv",
+    "LGConv",
     "LapPEEncoder",
     "MessagePassing",
     "OGBGCNConv",
     "OGBGINConv",
+    "PNAConv",
     "RWSEEncoder",
     "ResGatedGraphConv",
     "SAGEConv",

@@ -20,6 +20,7 @@ from graphkit import ops
 from graphkit.ops import CSR
 
 _REDUCES = {"add": "sum", **{name: name for name in ops.REDUCES}}
+_SPREADS = ("var", "std")
 _HOOKS = (
     "_propagate_forward_pre_hooks",
     "_propagate_forward_hooks",
@@ -30,6 +31,17 @@ _HOOKS = (
     "_message_and_aggregate_forward_pre_hooks",
     "_message_and_aggregate_forward_hooks",
 )
+
+
+def takes_semi_gradient(aggregation: Any) -> bool:
+    """Whether PyG's variance or deviation was asked for another backward than the kernels'.
+
+    Example:
+        >>> from torch_geometric.nn.aggr import StdAggregation
+        >>> takes_semi_gradient(StdAggregation(semi_grad=True))
+        True
+    """
+    return bool(getattr(getattr(aggregation, "var_aggr", aggregation), "semi_grad", False))
 
 
 class MessagePassing(PyGMessagePassing):
@@ -69,13 +81,14 @@ class MessagePassing(PyGMessagePassing):
     def fused_reduce(self) -> str | tuple[str, ...]:
         """The kernels' reduce for ``aggr``: a name, several for PyG's concatenating
         MultiAggregation, or ``""`` where the kernels have no equal."""
-        if isinstance(self.aggr, str):
-            return _REDUCES.get(self.aggr, "")
         module = self.aggr_module
+        if isinstance(self.aggr, str):
+            name = _REDUCES.get(self.aggr, "")
+            return "" if name in _SPREADS and takes_semi_gradient(module) else name
         if isinstance(self.aggr, list) and isinstance(module, MultiAggregation):
             names = tuple(_REDUCES.get(name, "") for name in self.aggr)
             if module.mode == "cat" and all(names) and len(set(names)) == len(names):
-                return names
+                return "" if any(takes_semi_gradient(part) for part in module.aggrs) else names
         return ""
 
     @property

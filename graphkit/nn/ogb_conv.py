@@ -82,7 +82,7 @@ class OGBGCNConv(nn.Module):
         # each pair of bond and degree.
         code, degrees = _code_with_degree(csr, bond_code)
         factors = (degrees + 1).to(h.dtype).rsqrt()
-        table = self.bond_encoder.combinations()[:, None] * factors[None, :, None]
+        table = self.bond_encoder.combinations().to(h.dtype)[:, None] * factors[None, :, None]
         received = ops.aggregate(
             csr, h * scale, table.flatten(0, 1), lookup=code, message="add_relu"
         )
@@ -91,12 +91,18 @@ class OGBGCNConv(nn.Module):
 
 def _code_with_degree(csr: CSR, bond_code: Tensor) -> tuple[Tensor, Tensor]:
     """``bond_code * D + (index of the source's out-degree)`` and the ``D`` distinct degrees."""
+    if torch.compiler.is_compiling():
+        return _find_code_with_degree(csr, bond_code)
     # One slot: all layers of a model share their batch's bonds.
     version = 0 if bond_code.is_inference() else bond_code._version
     kept = csr.derived.get("bond_degree")
     if not isinstance(kept, tuple) or kept[0] is not bond_code or kept[1] != version:
-        degrees, which = torch.unique(csr.transpose().degree, return_inverse=True)
-        source = csr.edge_index()[0].long()
-        code = bond_code * degrees.numel() + which[source]
+        code, degrees = _find_code_with_degree(csr, bond_code)
         kept = csr.derived["bond_degree"] = (bond_code, version, code, degrees)
     return kept[2], kept[3]
+
+
+def _find_code_with_degree(csr: CSR, bond_code: Tensor) -> tuple[Tensor, Tensor]:
+    degrees, which = torch.unique(csr.transpose().degree, return_inverse=True)
+    source = csr.edge_index()[0].long()
+    return bond_code * degrees.numel() + which[source], degrees

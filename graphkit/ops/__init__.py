@@ -6,6 +6,7 @@ from graphkit.ops.attention import attention
 from graphkit.ops.backends import available, backend, current
 from graphkit.ops.batch_norm import batch_norm
 from graphkit.ops.csr import CSR
+from graphkit.ops.edge_softmax import edge_softmax
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
 from graphkit.ops.linear import linear
@@ -31,6 +32,7 @@ __all__ = [
     "backend",
     "batch_norm",
     "current",
+    "edge_softmax",
     "ego_subgraphs",
     "empty_cache",
     "gated_aggregate",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphkit.ops import CSR, MESSAGES, REDUCES, aggregate, gated_aggregate
+from graphkit.ops import CSR, MESSAGES, REDUCES, aggregate, edge_softmax, gated_aggregate
 
 COVERS = {
     "graphkit::aggregate",
@@ -156,6 +156,11 @@ def _cases() -> Iterator[OpCase]:
     for with_edge in (True, False):
         for normalize in (True, False):
             yield _gated_case(with_edge, normalize)
+    yield OpCase(
+        "edge_softmax",
+        lambda csr, seed: (normal(csr.num_entries, WIDTH, seed=seed),),
+        lambda csr, score: (edge_softmax(csr, score),),
+    )
 
 
 CASES: dict[str, OpCase] = {case.name: case for case in _cases()}

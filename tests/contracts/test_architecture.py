@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "ops": OPS,
     "compat": OPS,
     "nn": NN,
+    "acceleration": NN,
     "models": MODELS,
     "data": DATA,
     "tasks": TASKS,
