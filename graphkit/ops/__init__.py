@@ -8,6 +8,7 @@ from graphkit.ops.batch_norm import batch_norm
 from graphkit.ops.csr import CSR
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
+from graphkit.ops.intersect import Intersection, common_neighbors, intersect, intersect_sum
 from graphkit.ops.linear import linear
 from graphkit.ops.neighbor_sample import (
     HeteroNeighborSample,
@@ -16,11 +17,13 @@ from graphkit.ops.neighbor_sample import (
     neighbor_sample,
 )
 from graphkit.ops.random_walk import random_walk
+from graphkit.ops.rows import sorted_rows
 
 __all__ = [
     "CSR",
     "EgoSubgraphs",
     "HeteroNeighborSample",
+    "Intersection",
     "MESSAGES",
     "NeighborSample",
     "REDUCES",
@@ -29,12 +32,16 @@ __all__ = [
     "available",
     "backend",
     "batch_norm",
+    "common_neighbors",
     "current",
     "ego_subgraphs",
     "gated_aggregate",
     "hetero_neighbor_sample",
+    "intersect",
+    "intersect_sum",
     "linear",
     "neighbor_sample",
     "random_walk",
     "segment",
+    "sorted_rows",
 ]
