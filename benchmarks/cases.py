@@ -15,7 +15,7 @@ import graphkit.nn as gk
 from benchmarks import peers
 from benchmarks.graphs import EDGES, FEATURES, NODES, molecule_batch, power_law_edges
 from graphkit.models import create_model
-from graphkit.ops import CSR, aggregate
+from graphkit.ops import CSR, aggregate, common_neighbors, sorted_rows
 
 Step = Callable[[], Any]
 
@@ -153,6 +153,19 @@ def _four(scale: float) -> dict[str, Callable[[], Pair]]:
     x, edge_index = graph_inputs(scale)
     modes = layer_modes(FourAggregations(), peers.FourAggregations(), x, edge_index)
     return modes
+
+
+@register("common_neighbors", "common neighbours of a million pairs, against scipy", forward=10)
+def _common_neighbors(scale: float) -> dict[str, Callable[[], Pair]]:
+    x, edge_index = graph_inputs(scale)
+    nodes = x.size(0)
+    csr = sorted_rows(CSR.from_edge_index(edge_index, num_nodes=nodes))
+    generator = torch.Generator().manual_seed(1)
+    pairs = torch.randint(nodes, (2, max(1000, int(1_000_000 * scale))), generator=generator)
+    peer = peers.CommonNeighbors(edge_index, nodes)
+    return {
+        "forward": lambda: Pair(lambda: (common_neighbors(csr, pairs),), lambda: (peer(pairs),))
+    }
 
 
 @register("mpnn_vn_step", "MPNN+VN training step, 100 molecules of 25 nodes, F=64, 5 layers",

@@ -9,6 +9,8 @@ from graphkit.ops.csr import CSR
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
 from graphkit.ops.intersect import Intersection, common_neighbors, intersect, intersect_sum
+from graphkit.ops.level_propagate import level_propagate
+from graphkit.ops.levels import Levels, topological_levels
 from graphkit.ops.linear import linear
 from graphkit.ops.neighbor_sample import (
     HeteroNeighborSample,
@@ -24,6 +26,7 @@ __all__ = [
     "EgoSubgraphs",
     "HeteroNeighborSample",
     "Intersection",
+    "Levels",
     "MESSAGES",
     "NeighborSample",
     "REDUCES",
@@ -39,9 +42,11 @@ __all__ = [
     "hetero_neighbor_sample",
     "intersect",
     "intersect_sum",
+    "level_propagate",
     "linear",
     "neighbor_sample",
     "random_walk",
     "segment",
     "sorted_rows",
+    "topological_levels",
 ]

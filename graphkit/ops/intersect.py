@@ -85,7 +85,7 @@ def intersect(
             device or range.
 
     Example:
-        >>> from graphkit.ops import aggregate
+        >>> from graphkit.ops import aggregate, sorted_rows
         >>> both = torch.tensor([[0, 2, 0, 3, 1, 2, 1, 3, 1, 4], [2, 0, 3, 0, 2, 1, 3, 1, 4, 1]])
         >>> csr = sorted_rows(CSR.from_edge_index(both, num_nodes=5))
         >>> pairs = torch.tensor([[0, 1], [1, 0]])
@@ -121,6 +121,7 @@ def common_neighbors(csr: CSR, pairs: Tensor, csr_b: CSR | None = None) -> Tenso
         InputError: as for :func:`intersect`.
 
     Example:
+        >>> from graphkit.ops import sorted_rows
         >>> triangle = torch.tensor([[0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2]])
         >>> csr = sorted_rows(CSR.from_edge_index(triangle, num_nodes=3))
         >>> common_neighbors(csr, torch.tensor([[0, 0], [1, 0]])).tolist()
@@ -163,6 +164,7 @@ def intersect_sum(
         InputError: as for :func:`intersect`, or features or weights that do not fit.
 
     Example:
+        >>> from graphkit.ops import sorted_rows
         >>> path = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
         >>> csr = sorted_rows(CSR.from_edge_index(path, num_nodes=3))
         >>> pairs = torch.tensor([[0, 0], [2, 1]])

@@ -1,43 +1,15 @@
 // The Python face of sorted-row intersection. Tensors arrive as addresses, as in module.cpp.
-#include <nanobind/nanobind.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <memory>
-#include <stdexcept>
-#include <string>
-#include <tuple>
 
+#include "binding.h"
 #include "intersect.h"
 
 namespace nb = nanobind;
 
 namespace graphkit {
 namespace {
-
-using Address = uintptr_t;
-using GraphTuple = std::tuple<int, int64_t, int64_t, int64_t, int64_t, Address, Address, Address>;
-
-template <class T = void>
-T *at(Address a) {
-  return reinterpret_cast<T *>(a);
-}
-
-Graph graph_of(const GraphTuple &t) {
-  return {std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t), std::get<4>(t),
-          at(std::get<5>(t)), at(std::get<6>(t)), at(std::get<7>(t))};
-}
-
-void check(const Fault &fault) {
-  if (fault.kind == Fault::none) return;
-  const std::string value = std::to_string(fault.value), place = std::to_string(fault.position);
-  if (fault.kind == Fault::key)  // the position is the number of rows
-    throw std::out_of_range("pairs: row " + value + " of a graph of " + place + " rows");
-  if (fault.kind == Fault::col)
-    throw std::out_of_range("col at entry " + place + " is " + value + ", beyond the columns");
-  throw std::out_of_range("rowptr: row " + place + " reaches " + value +
-                          ", wanted non-decreasing values up to the number of entries");
-}
 
 std::tuple<int64_t, int64_t> disorder(GraphTuple graph, int threads) {
   const Graph g = graph_of(graph);
