@@ -10,7 +10,7 @@ namespace graphkit {
 namespace {
 
 constexpr int64_t most_pairs = 256;  // of a block; blocks are handed out as threads get free
-constexpr int64_t gallop_ratio = 16;  // lengths beyond this ratio: search instead of merging
+constexpr int64_t gallop_ratio = 32;  // lengths beyond this ratio: search instead of merging
 constexpr int64_t ahead = 8;  // pairs whose rows are asked for before their turn
 
 // First place in v[from, n) with a value of at least `value`: doubling steps, then halving.
@@ -51,6 +51,50 @@ void merge_common(const I *a, int64_t na, const I *b, int64_t nb, Places<I> &out
     last = x == y ? x : last;
     i += x <= y;
     j += y <= x;
+  }
+  out.count = n;
+}
+
+// Four values of a row at a time, so that a step compares sixteen pairs and advances by four.
+typedef int32_t Four __attribute__((vector_size(16), aligned(4), may_alias));
+
+inline bool any(Four v) {
+  typedef int64_t Two __attribute__((vector_size(16), may_alias));
+  const Two halves = Two(v);
+  return (halves[0] | halves[1]) != 0;
+}
+
+// Values from `at` on; `absent` past the end of the row. May read, not use, what lies behind it.
+inline Four four_of(const int32_t *row, int64_t at, int64_t n, int32_t absent) {
+  const int32_t left = int32_t(std::min<int64_t>(n - at, 4));
+  const Four values = *reinterpret_cast<const Four *>(row + at);
+  const Four there = Four{0, 1, 2, 3} < left;
+  return (values & there) | (~there & absent);
+}
+
+void merge_common_by_four(const int32_t *a, int64_t na, const int32_t *b, int64_t nb,
+                          Places<int32_t> &out) {
+  typedef int32_t Lane __attribute__((vector_size(16)));
+  int64_t i = 0, j = 0, n = 0;
+  int32_t last = -1;
+  while (i < na && j < nb) {
+    const Four x = four_of(a, i, na, -1), y = four_of(b, j, nb, -2);
+    const Four equal = Four(x == y) | Four(x == __builtin_shuffle(y, Lane{1, 2, 3, 0})) |
+                       Four(x == __builtin_shuffle(y, Lane{2, 3, 0, 1})) |
+                       Four(x == __builtin_shuffle(y, Lane{3, 0, 1, 2}));
+    if (any(equal))
+      for (int lane = 0; lane < 4; ++lane) {
+        const int32_t value = x[lane];
+        if (!equal[lane] || value == last) continue;
+        int64_t place = j;
+        while (b[place] != value) ++place;
+        last = value;
+        out.a[n] = int32_t(i + lane);
+        out.b[n++] = int32_t(place);
+      }
+    const int32_t end_x = a[std::min(i + 3, na - 1)], end_y = b[std::min(j + 3, nb - 1)];
+    i += 4 * (end_x <= end_y);
+    j += 4 * (end_y <= end_x);
   }
   out.count = n;
 }
@@ -118,13 +162,16 @@ void search_difference(const I *a, int64_t na, const I *b, int64_t nb, Places<I>
 }
 
 template <class I>
-void find_places(const I *a, int64_t na, const I *b, int64_t nb, bool difference,
+void find_places(const I *a, int64_t na, const I *b, int64_t nb, bool difference, bool readable,
                  Places<I> &out) {
   const bool search = na > gallop_ratio * nb || nb > gallop_ratio * na;
   if (difference) {
     if (search) search_difference(a, na, b, nb, out);
     else merge_difference(a, na, b, nb, out);
   } else if (!search) {
+    if constexpr (sizeof(I) == 4) {
+      if (readable) return merge_common_by_four(a, na, b, nb, out);
+    }
     merge_common(a, na, b, nb, out);
   } else if (na < nb) {
     search_common(a, na, b, nb, out.a, out.b, out.count);
@@ -138,7 +185,7 @@ template <class I>
 class Side {
  public:
   Side(const Graph &g, const int64_t *row)
-      : rows_(g), rowptr_(static_cast<const I *>(g.rowptr)), col_(static_cast<const I *>(g.col)),
+      : rowptr_(static_cast<const I *>(g.rowptr)), col_(static_cast<const I *>(g.col)),
         num_rows_(g.num_rows), num_entries_(g.num_entries), row_(row) {}
 
   Range entries(int64_t pair, FaultFlag &fault) const {
@@ -147,8 +194,15 @@ class Side {
       fault.raise(Fault::key, num_rows_, row);
       return {0, 0};
     }
-    return rows_.entries(row, fault);
+    const int64_t begin = int64_t(rowptr_[row]), end = int64_t(rowptr_[row + 1]);
+    if (__builtin_expect(begin < 0 || end < begin || end > num_entries_, 0)) {
+      fault.raise(Fault::rowptr, row, begin < 0 || begin > num_entries_ ? begin : end);
+      return {0, 0};
+    }
+    return {begin, end};
   }
+  // Whether there are values in memory for three more places.
+  bool readable(Range r) const { return r.end + 3 <= num_entries_; }
   const I *col(Range r) const { return col_ + r.begin; }
   GRAPHKIT_INLINE void prefetch_start(int64_t pair) const {
     prefetch_line(reinterpret_cast<uintptr_t>(rowptr_) + uintptr_t(row_[pair]) * sizeof(I));
@@ -163,7 +217,6 @@ class Side {
   }
 
  private:
-  Rows rows_;
   const I *rowptr_, *col_;
   int64_t num_rows_, num_entries_;
   const int64_t *row_;
@@ -262,7 +315,7 @@ void Found<I>::find(const IntersectRows &a, bool keep, bool keep_b) {
         }
         Places<I> found{places.get(), places.get() + room, 0};
         find_places(left.col(row_a), row_a.size(), right.col(row_b), row_b.size(), a.difference,
-                    found);
+                    left.readable(row_a) && right.readable(row_b), found);
         a.count[p] = found.count;
         sum += found.count;
         if (keep && found.count) {
