@@ -74,7 +74,7 @@ def packed(
         dtype = arrays[1].dtype if entry.numel() < 2**31 else torch.int64
         node = arrays[1][entry].to(dtype)
         return _start(count, dtype), node, entry.to(dtype), entry_b.to(dtype)
-    count = torch.empty(pairs.size(1), dtype=torch.int64)
+    count = cpu.empty(pairs, (pairs.size(1),))
     found = _find(arrays, pairs, num_cols, difference, count, True, entries and not difference)
     like = arrays[1].new_empty(0, dtype=torch.int64 if found.total >= 2**31 else None)
     node = cpu.empty(like, (found.total,))
@@ -100,7 +100,7 @@ def counted(
     arrays = _one_width(rowptr, col, rowptr_b, col_b)
     if not _native(col):
         return _sets(*arrays, pairs, num_cols, difference)[0]
-    count = torch.empty(pairs.size(1), dtype=torch.int64)
+    count = cpu.empty(pairs, (pairs.size(1),))
     _find(arrays, pairs, num_cols, difference, count, False, False)
     return count
 
