@@ -9,6 +9,9 @@ from graphkit.ops.csr import CSR
 from graphkit.ops.edge_softmax import edge_softmax
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
+from graphkit.ops.intersect import Intersection, common_neighbors, intersect, intersect_sum
+from graphkit.ops.level_propagate import level_propagate
+from graphkit.ops.levels import Levels, topological_levels
 from graphkit.ops.linear import linear
 from graphkit.ops.memory import empty_cache, kept_bytes
 from graphkit.ops.neighbor_sample import (
@@ -18,11 +21,14 @@ from graphkit.ops.neighbor_sample import (
     neighbor_sample,
 )
 from graphkit.ops.random_walk import random_walk
+from graphkit.ops.rows import sorted_rows
 
 __all__ = [
     "CSR",
     "EgoSubgraphs",
     "HeteroNeighborSample",
+    "Intersection",
+    "Levels",
     "MESSAGES",
     "NeighborSample",
     "REDUCES",
@@ -31,6 +37,7 @@ __all__ = [
     "available",
     "backend",
     "batch_norm",
+    "common_neighbors",
     "current",
     "edge_softmax",
     "ego_subgraphs",
@@ -38,8 +45,13 @@ __all__ = [
     "gated_aggregate",
     "hetero_neighbor_sample",
     "kept_bytes",
+    "intersect",
+    "intersect_sum",
+    "level_propagate",
     "linear",
     "neighbor_sample",
     "random_walk",
     "segment",
+    "sorted_rows",
+    "topological_levels",
 ]

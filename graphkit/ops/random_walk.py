@@ -10,7 +10,8 @@ from torch import Tensor
 from graphkit.errors import InputError
 from graphkit.ops import cpu, reference_sampling
 from graphkit.ops.backends import current
-from graphkit.ops.csr import CSR, _transpose_arrays
+from graphkit.ops.csr import CSR
+from graphkit.ops.rows import sorted_rows
 
 SEEDS = 2**64
 
@@ -53,22 +54,6 @@ def seed_bits(seed: int) -> int:
 def is_native(csr: CSR) -> bool:
     """Whether the compiled module samples from this graph."""
     return current(csr.col.device) == "native" and cpu.kernels is not None
-
-
-def sorted_rows(csr: CSR) -> CSR:
-    """The same graph with the columns of each row in increasing order; remembered."""
-    found = csr.derived.get("sorted_rows")
-    if found is None:
-        row = csr.row()
-        falls = (csr.col[1:] < csr.col[:-1]) & (row[1:] == row[:-1])
-        found = csr
-        if bool(falls.any()):  # two stable sorts: by column, then by row
-            flipped = _transpose_arrays(csr.rowptr, csr.col, csr.eid, csr.num_cols)
-            arrays = _transpose_arrays(*flipped, csr.num_rows)
-            found = CSR(*arrays, csr.num_rows, csr.num_cols)
-        csr.derived["sorted_rows"] = found
-    assert isinstance(found, CSR)
-    return found
 
 
 @overload

@@ -24,6 +24,15 @@ COVERS = {
     # Arguments of its own, so checks of its own: tests/ops/test_attention.py.
     "graphkit::attention",
     "graphkit::attention_backward",
+    # tests/ops/test_intersect.py
+    "graphkit::intersect",
+    "graphkit::common_neighbors",
+    "graphkit::intersect_sum",
+    "graphkit::intersect_sum_backward",
+    # tests/ops/test_level_propagate.py
+    "graphkit::topological_levels",
+    "graphkit::level_propagate",
+    "graphkit::level_propagate_backward",
 }
 HUB_DEGREE = 16384  # longer rows are cut into pieces (graphkit/ops/cpu/parallel.h)
 WIDTH = 12

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from graphkit.errors import InputError
-from graphkit.ops import CSR, available, backend, random_walk
-from graphkit.ops.random_walk import sorted_rows
+from graphkit.ops import CSR, available, backend, random_walk, sorted_rows
 
 NAMES = [name for name in ("native", "reference") if available()[name] is None]
 

@@ -21,6 +21,8 @@ using namespace graphkit;
 
 namespace graphkit {
 void bind_sampling(nb::module_ &m);  // sampling_module.cpp
+void bind_intersect(nb::module_ &m);  // intersect_module.cpp
+void bind_levels(nb::module_ &m);  // levels_module.cpp
 }
 
 namespace {
@@ -361,6 +363,8 @@ NB_MODULE(_cpu, m) {
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
   bind_sampling(m);
+  bind_intersect(m);
+  bind_levels(m);
   m.def("batch_norm_forward", &batch_norm_forward);
   m.def("batch_norm_backward", &batch_norm_backward);
 }
