@@ -84,5 +84,8 @@ class GINEConv(_GIN, PyGGINEConv):
             raise InputError("edge_attr: missing, but GINEConv reads it")
         if self.lin is not None:
             edge_attr = self.lin(edge_attr)
+        if edge_attr.dtype != source.dtype:  # under autocast a mapped edge is narrower than x
+            dtype = torch.promote_types(source.dtype, edge_attr.dtype)
+            source, edge_attr = source.to(dtype), edge_attr.to(dtype)
         out = ops.aggregate(csr, source, edge_attr, message="add_relu", reduce=self.fused_reduce)
         return out.flatten(1)

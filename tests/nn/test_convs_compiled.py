@@ -8,7 +8,6 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import graphkit.nn as gk
-from graphkit.errors import InputError
 from graphkit.ops import CSR
 
 WIDTH, NODES, EDGES = 8, 14, 50
@@ -121,7 +120,6 @@ def test_bfloat16_autocast_is_near_float32(build, kind):
             assert error <= 0.05 * max(float(wanted.abs().max()), 1.0), float(error)
 
 
-@pytest.mark.xfail(reason="GINEConv asks for edges of the type of x", raises=InputError)
 @pytest.mark.parametrize("edge_dim", [None, WIDTH])
 def test_autocast_may_give_nodes_and_edges_two_types(edge_dim):
     """A layer before makes bfloat16 of the nodes, or the map of the edges does of the edges."""

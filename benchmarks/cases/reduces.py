@@ -1,9 +1,10 @@
-"""Layers that sum over neighbours, against PyG."""
+"""Layers that reduce over neighbours, against PyG."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
@@ -65,3 +66,19 @@ def _four(scale: float) -> dict[str, Callable[[], Pair]]:
     x, edge_index = graph_inputs(scale)
     modes = layer_modes(FourAggregations(), peers.FourAggregations(), x, edge_index)
     return modes
+
+
+PNA = {
+    "aggregators": ["mean", "min", "max", "std"],
+    "scalers": ["identity", "amplification", "attenuation"],
+}
+
+
+@register("pna", "PNAConv, 4 aggregators, 3 scalers", **{"forward": 6, "forward+backward": 10})
+def _pna(scale: float) -> dict[str, Callable[[], Pair]]:
+    x, edge_index = graph_inputs(scale)
+    histogram = torch.bincount(torch.bincount(edge_index[1], minlength=x.size(0)))
+    ours, peer = (
+        library.PNAConv(FEATURES, FEATURES, deg=histogram, **PNA) for library in (gk, pyg)
+    )
+    return layer_modes(ours, peer, x, edge_index)

@@ -1,11 +1,10 @@
-"""Attention and PNA: whole layers and the kernels alone, against PyG."""
+"""Attention: whole layers and the kernels alone, against PyG."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
@@ -88,19 +87,3 @@ def _gatv2_kernel(scale: float) -> Modes:
 @register("attention_dot", "ops.attention, scaled dot product", **both(10))
 def _dot(scale: float) -> Modes:
     return kernel_modes("dot", scale)
-
-
-PNA = {
-    "aggregators": ["mean", "min", "max", "std"],
-    "scalers": ["identity", "amplification", "attenuation"],
-}
-
-
-@register("pna", "PNAConv, 4 aggregators, 3 scalers", **both(6, 10))
-def _pna(scale: float) -> Modes:
-    x, edge_index = graph_inputs(scale)
-    histogram = torch.bincount(torch.bincount(edge_index[1], minlength=x.size(0)))
-    ours, peer = (
-        library.PNAConv(FEATURES, FEATURES, deg=histogram, **PNA) for library in (gk, pyg)
-    )
-    return layer_modes(ours, peer, x, edge_index)
