@@ -16,6 +16,7 @@ from graphkit.ops.neighbor_sample import (
     neighbor_sample,
 )
 from graphkit.ops.random_walk import random_walk
+from graphkit.ops.selective_scan import selective_scan
 
 __all__ = [
     "CSR",
@@ -37,4 +38,5 @@ __all__ = [
     "neighbor_sample",
     "random_walk",
     "segment",
+    "selective_scan",
 ]

@@ -20,7 +20,8 @@ namespace nb = nanobind;
 using namespace graphkit;
 
 namespace graphkit {
-void bind_sampling(nb::module_ &m);  // sampling_module.cpp
+void bind_sampling(nb::module_ &m);        // sampling_module.cpp
+void bind_selective_scan(nb::module_ &m);  // selective_scan_module.cpp
 }
 
 namespace {
@@ -59,6 +60,12 @@ void use_isa(const std::string &name) {
   }
   throw nb::value_error(("isa: '" + name + "' is not one of " + known).c_str());
 }
+
+}  // namespace
+
+const Kernels &graphkit::active_kernels() { return *active; }
+
+namespace {
 
 void check(const Fault &fault, const Graph &g) {
   if (fault.kind == Fault::none) return;
@@ -361,6 +368,7 @@ NB_MODULE(_cpu, m) {
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
   bind_sampling(m);
+  bind_selective_scan(m);
   m.def("batch_norm_forward", &batch_norm_forward);
   m.def("batch_norm_backward", &batch_norm_backward);
 }
