@@ -15,7 +15,7 @@ import graphkit.nn as gk
 from benchmarks import peers
 from benchmarks.graphs import EDGES, FEATURES, NODES, molecule_batch, power_law_edges
 from graphkit.models import create_model
-from graphkit.ops import CSR, aggregate
+from graphkit.ops import CSR, aggregate, selective_scan
 
 Step = Callable[[], Any]
 
@@ -153,6 +153,26 @@ def _four(scale: float) -> dict[str, Callable[[], Pair]]:
     x, edge_index = graph_inputs(scale)
     modes = layer_modes(FourAggregations(), peers.FourAggregations(), x, edge_index)
     return modes
+
+
+class Scan(peers.ScanLoop):
+    """The same on packed sequences in one kernel."""
+
+    def forward(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        ptr = torch.arange(self.sequences + 1) * (u.size(0) // self.sequences)
+        return selective_scan(u, delta, self.A, B, C, self.D, seq_ptr=ptr)
+
+
+@register(
+    "selective_scan", "selective scan against a torch loop, 64 sequences of 256, 128 x 16 states",
+    **{"forward": 20, "forward+backward": 20},
+)  # fmt: skip
+def _selective_scan(scale: float) -> dict[str, Callable[[], Pair]]:
+    torch.manual_seed(0)
+    sequences, steps, states = max(2, int(64 * scale)), 256, 16
+    ours, peer = (layer(FEATURES, states, sequences) for layer in (Scan, peers.ScanLoop))
+    inputs = [torch.randn(sequences * steps, n) for n in (FEATURES, FEATURES, states, states)]
+    return layer_modes(ours, peer, *inputs)
 
 
 @register("mpnn_vn_step", "MPNN+VN training step, 100 molecules of 25 nodes, F=64, 5 layers",

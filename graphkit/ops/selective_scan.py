@@ -184,9 +184,7 @@ def _call(
 ) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
     """Options and inputs for the kernels, and the tensors behind the addresses."""
     rows = [(None, 0) if t is None else cpu.rows(t) for t in (u, delta, B, C, z)]
-    whole = [
-        None if t is None else t.contiguous() for t in (A, D, delta_bias, initial, seq_ptr)
-    ]
+    whole = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial, seq_ptr)]
     options = (
         cpu.DTYPES[u.dtype], 32 if seq_ptr is not None and seq_ptr.dtype == torch.int32 else 64,
         u.size(0), _sequences(seq_ptr), u.size(1), A.size(1), reverse, delta_softplus,

@@ -24,6 +24,8 @@ COVERS = {
     # Arguments of its own, so checks of its own: tests/ops/test_attention.py.
     "graphkit::attention",
     "graphkit::attention_backward",
+    "graphkit::selective_scan",  # tests/ops/test_selective_scan.py
+    "graphkit::selective_scan_backward",
 }
 HUB_DEGREE = 16384  # longer rows are cut into pieces (graphkit/ops/cpu/parallel.h)
 WIDTH = 12

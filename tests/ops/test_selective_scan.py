@@ -15,6 +15,7 @@ from graphkit.ops import backend, cpu, selective_scan
 needs_kernels = pytest.mark.skipif(cpu.kernels is None, reason="no native kernels")
 BACKENDS = [pytest.param("native", marks=needs_kernels), "reference"]
 LENGTHS = [0, 1, 3, 64, 0, 65, 33, 0]
+PER_STEP = ("u", "delta", "B", "C", "z")
 NAMES = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial"]
 
 
@@ -78,7 +79,9 @@ def run(function, given: dict[str, Tensor], lengths: list[int], **options) -> li
         torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)
         for t in (y, last)
     ]
-    gradients = torch.autograd.grad([y, last], list(leaves.values()), cotangents)
+    gradients = torch.autograd.grad(
+        [y, last], list(leaves.values()), cotangents, allow_unused=True, materialize_grads=True
+    )
     return [y.detach(), last.detach(), *gradients]
 
 
@@ -194,7 +197,7 @@ def test_packed_is_each_sequence_alone_to_the_bit(dtype, reverse):
     for s, length in enumerate(lengths):
         span, one = slice(ptr[s], ptr[s + 1]), slice(s, s + 1)
         part = {
-            k: (t[span] if k in "u delta B C z".split() else t[one] if k == "initial" else t)
+            k: (t[span] if k in PER_STEP else t[one] if k == "initial" else t)
             .clone().requires_grad_()
             for k, t in given.items()
         }  # fmt: skip
@@ -207,7 +210,7 @@ def test_packed_is_each_sequence_alone_to_the_bit(dtype, reverse):
         assert torch.equal(y, packed[0][span])
         assert torch.equal(last, packed[1][one])
         for key, mine, whole in zip(NAMES, alone, packed[2:], strict=True):
-            if key in "u delta B C z".split():
+            if key in PER_STEP:
                 assert torch.equal(mine, whole[span]), key
             if key == "initial":
                 assert torch.equal(mine, whole[one])
@@ -219,7 +222,7 @@ def test_reverse_is_flip_scan_flip_in_each_sequence(name):
     given, ptr = make(lengths, 6, 4, torch.float32), offsets(lengths)
     pieces = [torch.arange(int(a), int(b)).flip(0) for a, b in zip(ptr, ptr[1:], strict=False)]
     flip = torch.cat(pieces)
-    flipped = {k: t[flip] if k in "u delta B C z".split() else t for k, t in given.items()}
+    flipped = {k: t[flip] if k in PER_STEP else t for k, t in given.items()}
     with backend(name):
         y, last = selective_scan(**given, seq_ptr=ptr, reverse=True, return_last=True)
         other, other_last = selective_scan(**flipped, seq_ptr=ptr, return_last=True)
@@ -257,7 +260,7 @@ def test_long_sequences_use_every_thread():
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_gradcheck(name, reverse):
-    lengths = [0, 1, 3, 35]
+    lengths = [0, 1, 3, 35] if name == "native" else [0, 1, 4]
     given = make(lengths, 2, 2)
     leaves = [given[key].requires_grad_() for key in NAMES]
 
@@ -314,8 +317,8 @@ def test_compiled_in_one_graph_for_all_lengths():
         return y.square().sum() + last.sum() + selective_scan(*most[:5], reverse=True).sum()
 
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
-    for lengths in ([64, 3, 5], [33, 20, 7, 2], [10, 11]):
-        given = make(lengths, 6, 4)
+    for lengths in ([64, 3, 5], [63, 20, 7, 2], [100, 31]):
+        given = make(lengths, 6, 11)
         leaves = [given[key].requires_grad_() for key in NAMES]
         wanted = function(offsets(lengths), *leaves)
         found = compiled(offsets(lengths), *leaves)
@@ -324,8 +327,8 @@ def test_compiled_in_one_graph_for_all_lengths():
             torch.autograd.grad(found, leaves), torch.autograd.grad(wanted, leaves)
         )
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    with pytest.raises(ValueError, match="seq_ptr: offset 12"):
-        compiled(torch.tensor([0, 12, 20]), *leaves)
+    with pytest.raises(ValueError, match="seq_ptr: offset 120 at"):
+        compiled(torch.tensor([0, 140, 120]), *leaves)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -344,7 +347,7 @@ def test_no_steps(name, lengths):
 
 def test_no_channels():
     given = make([5], 4, 3)
-    given = {k: t[:, :0] if k in "u delta z".split() else t for k, t in given.items()}
+    given = {k: t[:, :0] if k in ("u", "delta", "z") else t for k, t in given.items()}
     given |= {"A": given["A"][:0], "initial": given["initial"][:, :0]}
     given |= {"D": given["D"][:0], "delta_bias": given["delta_bias"][:0]}
     y, _, *grads = run(selective_scan, given, [5])
@@ -394,7 +397,9 @@ def test_only_what_is_asked_for_gets_a_gradient(name):
         for key in NAMES:
             mine = {k: t.clone().requires_grad_(k == key) for k, t in given.items()}
             out = selective_scan(**mine, seq_ptr=offsets(lengths), return_last=True)
-            assert_near([*torch.autograd.grad(out, mine[key], cotangents)], [wanted[key]], 1e-12)
+            pairs = [pair for pair in zip(out, cotangents, strict=True) if pair[0].requires_grad]
+            (found,) = torch.autograd.grad([o for o, _ in pairs], mine[key], [c for _, c in pairs])
+            assert_near([found], [wanted[key]], 1e-12)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -32,7 +32,7 @@ struct Register<float> {
   static constexpr float power[] = {0.6931470036506653f, 0.24022242426872253f,
                                     0.05550733581185341f, 0.009671512991189957f,
                                     0.001326472731307149f};
-  static constexpr int logarithm_terms = 8;
+  static constexpr int logarithm_terms = 6;
 };
 template <>
 struct Register<double> {
@@ -46,7 +46,7 @@ struct Register<double> {
       0.0013333558146428441,  0.00015403530393381606, 1.5252733804059838e-05,
       1.3215486790144305e-06, 1.0178086009239696e-07, 7.054911620801121e-09,
       4.44553827187081e-10,   2.5678435993488196e-11, 1.3691488853904124e-12};
-  static constexpr int logarithm_terms = 17;
+  static constexpr int logarithm_terms = 15;
 };
 
 template <class C>
@@ -56,36 +56,53 @@ constexpr int64_t vec_lanes = GRAPHKIT_REGISTER / int64_t(sizeof(C));
 
 constexpr double log2_of_e = 1.4426950408889634, log_of_2 = 0.6931471805599453;
 
-template <class C>
-GRAPHKIT_INLINE Vec<C> power_near_one(Vec<C> r) {
+// The vectors take each step together: a chain of multiply-adds alone leaves most units idle, and
+// the processor looks ahead over too few chains that come one after the other.
+template <class C, int count>
+GRAPHKIT_INLINE void power_near_one(const Vec<C> *r, Vec<C> *p) {
   using R = Register<C>;
   constexpr int terms = int(sizeof(R::power) / sizeof(C));
-  Vec<C> p = Vec<C>{} + R::power[terms - 1];
+  for (int v = 0; v < count; ++v) p[v] = Vec<C>{} + R::power[terms - 1];
 #pragma GCC unroll 16
-  for (int k = terms - 2; k >= 0; --k) p = p * r + R::power[k];
-  return p * r + C(1);
+  for (int k = terms - 2; k >= 0; --k)
+    for (int v = 0; v < count; ++v) p[v] = p[v] * r[v] + R::power[k];
+  for (int v = 0; v < count; ++v) p[v] = p[v] * r[v] + C(1);
+}
+
+// x becomes 2^x.
+template <class C, int count>
+GRAPHKIT_INLINE void exp2_each(Vec<C> *x) {
+  Vec<C> n[count], p[count];
+#if defined(__AVX512F__)
+  for (int v = 0; v < count; ++v) {
+    if constexpr (sizeof(C) == 4) n[v] = Vec<C>(_mm512_roundscale_ps(__m512(x[v]), 8));
+    else n[v] = Vec<C>(_mm512_roundscale_pd(__m512d(x[v]), 8));
+  }
+  for (int v = 0; v < count; ++v) x[v] -= n[v];
+  power_near_one<C, count>(x, p);
+  for (int v = 0; v < count; ++v) {
+    if constexpr (sizeof(C) == 4) x[v] = Vec<C>(_mm512_scalef_ps(__m512(p[v]), __m512(n[v])));
+    else x[v] = Vec<C>(_mm512_scalef_pd(__m512d(p[v]), __m512d(n[v])));
+  }
+#else
+  using R = Register<C>;
+  using Bits = typename R::bits;
+  for (int v = 0; v < count; ++v) {
+    x[v] = x[v] < R::lowest ? Vec<C>{} + R::lowest : x[v];
+    x[v] = x[v] > R::highest ? Vec<C>{} + R::highest : x[v];
+    n[v] = x[v] + R::round;
+    x[v] -= n[v] - R::round;
+  }
+  power_near_one<C, count>(x, p);
+  // The last bits of n hold the integer: adding it to the exponent multiplies by 2^n.
+  for (int v = 0; v < count; ++v) x[v] = Vec<C>(Bits(p[v]) + (Bits(n[v]) << R::exponent_at));
+#endif
 }
 
 template <class C>
 GRAPHKIT_INLINE Vec<C> exp2_of(Vec<C> x) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(C) == 4) {
-    const Vec<C> n = Vec<C>(_mm512_roundscale_ps(__m512(x), 8));
-    return Vec<C>(_mm512_scalef_ps(__m512(power_near_one<C>(x - n)), __m512(n)));
-  } else {
-    const Vec<C> n = Vec<C>(_mm512_roundscale_pd(__m512d(x), 8));
-    return Vec<C>(_mm512_scalef_pd(__m512d(power_near_one<C>(x - n)), __m512d(n)));
-  }
-#else
-  using R = Register<C>;
-  x = x < R::lowest ? Vec<C>{} + R::lowest : x;
-  x = x > R::highest ? Vec<C>{} + R::highest : x;
-  const Vec<C> shifted = x + R::round;
-  const Vec<C> p = power_near_one<C>(x - (shifted - R::round));
-  // The last bits of `shifted` hold n: adding it to the exponent multiplies by 2^n.
-  using Bits = typename R::bits;
-  return Vec<C>(Bits(p) + (Bits(shifted) << R::exponent_at));
-#endif
+  exp2_each<C, 1>(&x);
+  return x;
 }
 
 // softplus and its derivative, the sigmoid, without overflow and exact for small results.

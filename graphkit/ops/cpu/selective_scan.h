@@ -192,6 +192,37 @@ struct ScanBlock {
   }
 };
 
+// The states that start at n: h = a h + input B, and returns y + C . h. Where `decays` is given it
+// gets a. `from` and `to` may be the same.
+template <class C, int count>
+GRAPHKIT_INLINE Vec<C> advance_some(int64_t n, const Vec<C> *decay, Vec<C> delta, Vec<C> input,
+                                    const C *b, const C *c, const Vec<C> *from, Vec<C> *to,
+                                    Vec<C> *decays, Vec<C> y) {
+  Vec<C> h[count];
+  for (int v = 0; v < count; ++v) h[v] = delta * decay[n + v];
+  exp2_each<C, count>(h);
+  if (decays)
+    for (int v = 0; v < count; ++v) decays[n + v] = h[v];
+  for (int v = 0; v < count; ++v) h[v] = h[v] * from[n + v] + input * b[n + v];
+  for (int v = 0; v < count; ++v) to[n + v] = h[v];
+  for (int v = 0; v < count; ++v) y += h[v] * c[n + v];
+  return y;
+}
+
+// One step of all states of a block; returns C . h.
+template <class C>
+GRAPHKIT_INLINE Vec<C> advance(int64_t states, const Vec<C> *decay, Vec<C> delta, Vec<C> input,
+                               const C *b, const C *c, const Vec<C> *from, Vec<C> *to,
+                               Vec<C> *decays) {
+  Vec<C> y{};
+  int64_t n = 0;
+  for (; n + 4 <= states; n += 4)
+    y = advance_some<C, 4>(n, decay, delta, input, b, c, from, to, decays, y);
+  for (; n < states; ++n)
+    y = advance_some<C, 1>(n, decay, delta, input, b, c, from, to, decays, y);
+  return y;
+}
+
 template <class C>
 class SelectiveScanForwardKernel {
  public:
@@ -237,8 +268,8 @@ class SelectiveScanForwardKernel {
       Vec<C> delta = x_.delta.read(t, block.channels) + block.bias;
       if (a_.softplus) delta = SoftPlus<C>(delta).value;
       Vec<C> y = block.skip * u;
-      y += advance(block, delta, delta * u, x_.in.read(t, scratch),
-                   x_.out.read(t, scratch + x_.states), state);
+      y += advance<C>(x_.states, block.decay, delta, delta * u, x_.in.read(t, scratch),
+                      x_.out.read(t, scratch + x_.states), state, state, nullptr);
       if (x_.z) {
         const Vec<C> z = x_.z.read(t, block.channels);
         y *= z * sigmoid_of<C>(z);
@@ -246,20 +277,6 @@ class SelectiveScanForwardKernel {
       y_.write(t, block.channels, y);
     }
     if (a_.last) x_.scatter(state, s, block.channels, a_.last);
-  }
-
-  // One step of all states; returns C . h.
-  Vec<C> advance(const ScanBlock<C> &block, Vec<C> delta, Vec<C> input, const C *__restrict b,
-                 const C *__restrict c, Vec<C> *__restrict state) const {
-    const Vec<C> *__restrict decay = block.decay;
-    Vec<C> y{};
-#pragma GCC unroll 4
-    for (int64_t n = 0; n < x_.states; ++n) {
-      const Vec<C> h = exp2_of<C>(delta * decay[n]) * state[n] + input * b[n];
-      state[n] = h;
-      y += h * c[n];
-    }
-    return y;
   }
 
   const SelectiveScan &a_;

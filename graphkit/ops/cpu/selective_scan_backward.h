@@ -220,22 +220,12 @@ class SelectiveScanBackwardKernel {
       delta = soft.value;
       slope = soft.slope;
     }
-    const Vec<C> input = delta * u;
-    const C *__restrict b = x_.in.read(t, w.rows.data());
-    const C *__restrict c = x_.out.read(t, w.rows.data() + states);
-    const Vec<C> *__restrict decay = w.block.decay;
-    const Vec<C> *__restrict h = w.h + j * states;
-    Vec<C> *__restrict next = w.h + (j + 1) * states;
-    Vec<C> *__restrict decays = w.decays + j * states;
-    Vec<C> y = w.block.skip * u;
-#pragma GCC unroll 4
-    for (int64_t n = 0; n < states; ++n) {
-      const Vec<C> a = exp2_of<C>(delta * decay[n]);
-      const Vec<C> now = a * h[n] + input * b[n];
-      decays[n] = a;
-      next[n] = now;
-      y += now * c[n];
-    }
+    Vec<C> *const h = w.h + j * states;
+    const Vec<C> y = w.block.skip * u +
+                     advance<C>(states, w.block.decay, delta, delta * u,
+                                x_.in.read(t, w.rows.data()),
+                                x_.out.read(t, w.rows.data() + states), h, h + states,
+                                w.decays + j * states);
     Vec<C> grad = grad_.read(t, channels);
     if (x_.z) {
       const Vec<C> z = x_.z.read(t, channels), sigmoid = sigmoid_of<C>(z);
