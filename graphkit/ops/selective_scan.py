@@ -11,6 +11,8 @@ from graphkit.errors import InputError
 from graphkit.ops import backends, cpu, reference_selective_scan
 from graphkit.ops.eager import is_plain
 
+CHUNK = 32  # steps between the states that forward keeps, on every device
+
 
 def selective_scan(
     u: Tensor,
@@ -84,9 +86,11 @@ def selective_scan(
     A = A.to(wide)
     D, delta_bias, initial = (None if t is None else t.to(wide) for t in (D, delta_bias, initial))
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial)
-    if backends.current(u.device) != "native":
-        if seq_ptr is not None and not torch.compiler.is_compiling():
-            _check_offsets(seq_ptr, u.size(0))
+    name = backends.current(u.device)
+    # The CPU kernels look for themselves, when the values are there to be looked at.
+    if name != "native" and seq_ptr is not None and not torch.compiler.is_compiling():
+        _check_offsets(seq_ptr, u.size(0))
+    if name in ("reference", "torch_scatter"):
         out, last = reference_selective_scan.selective_scan(
             *tensors, seq_ptr, reverse=reverse, delta_softplus=delta_softplus
         )
@@ -153,7 +157,7 @@ def _check(
 
 
 def _check_offsets(seq_ptr: Tensor, steps: int) -> None:
-    """What the kernels check by themselves."""
+    """Refuse offsets that do not cover the steps in order."""
     values = seq_ptr.tolist()
     for position, (before, offset) in enumerate(zip([0, *values], values, strict=False)):
         if offset < before or offset > steps or (position == 0 and offset):
@@ -198,7 +202,7 @@ def _sequences(seq_ptr: Tensor | None) -> int:
 
 
 def _num_starts(u: Tensor) -> int:
-    return u.size(0) // (32 if cpu.kernels is None else int(cpu.kernels.SCAN_CHUNK))
+    return u.size(0) // CHUNK
 
 
 def _scan_cpu(
@@ -375,3 +379,17 @@ class _Eager(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_last: Any, _: Any) -> Any:
         return _gradients(ctx, grad, grad_last, _scan_backward_cpu)
+
+
+@_scan.register_kernel("cuda")
+def _(*arguments):  # type: ignore[no-untyped-def]
+    from graphkit.ops.triton.selective_scan import selective_scan_forward  # only with a GPU
+
+    return selective_scan_forward(*arguments)
+
+
+@_scan_backward.register_kernel("cuda")
+def _(*arguments):  # type: ignore[no-untyped-def]
+    from graphkit.ops.triton.selective_scan import selective_scan_backward
+
+    return selective_scan_backward(*arguments)
