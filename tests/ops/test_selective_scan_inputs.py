@@ -173,7 +173,7 @@ def test_limits(name):
 
 @needs_kernels
 def test_nan_stays_in_its_sequence_and_channel():
-    given = make([40, 40], 20, 4, torch.float32)
+    given = make([40, 40], 20, 5, torch.float32)
     for key in ("u", "delta", "z"):
         broken = {k: t.clone() for k, t in given.items()}
         broken[key][10, 3] = float("nan")
@@ -181,6 +181,14 @@ def test_nan_stays_in_its_sequence_and_channel():
         rows, columns = y.isnan().nonzero(as_tuple=True)
         assert set(columns.tolist()) == {3}
         assert set(rows.tolist()) == ({10} if key == "z" else set(range(10, 40)))
+    u = given["u"].clone().requires_grad_()
+    y = selective_scan(**(given | {"u": u}), seq_ptr=offsets([40, 40]))
+    cotangent = torch.ones_like(y)
+    cotangent[10, 3] = float("nan")
+    (grad,) = torch.autograd.grad(y, u, cotangent)
+    rows, columns = grad.isnan().nonzero(as_tuple=True)
+    assert set(columns.tolist()) == {3}
+    assert set(rows.tolist()) == set(range(11))
 
 
 @needs_kernels

@@ -144,15 +144,16 @@ GRAPHKIT_INLINE Vec<C> merge_sums(Vec<C> x, Vec<C> y, std::index_sequence<lane..
   return low + high;
 }
 
-// Lane l of the result is the sum over the lanes of v[l].
-template <class C, int64_t count = vec_lanes<C>>
-GRAPHKIT_INLINE Vec<C> sums_over_lanes(const Vec<C> *v) {
+// Vectors whose groups of `width` lanes hold parts of sums become one with groups of width * count;
+// from width 1 to as many vectors as there are lanes, lane l is the sum over the lanes of v[l].
+template <class C, int64_t width, int64_t count>
+GRAPHKIT_INLINE Vec<C> merged(const Vec<C> *v) {
   if constexpr (count == 1) {
     return v[0];
   } else {
-    return merge_sums<C, count / 2>(sums_over_lanes<C, count / 2>(v),
-                                    sums_over_lanes<C, count / 2>(v + count / 2),
-                                    std::make_index_sequence<size_t(vec_lanes<C>)>());
+    return merge_sums<C, width * count / 2>(merged<C, width, count / 2>(v),
+                                            merged<C, width, count / 2>(v + count / 2),
+                                            std::make_index_sequence<size_t(vec_lanes<C>)>());
   }
 }
 

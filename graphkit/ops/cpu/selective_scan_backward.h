@@ -20,7 +20,7 @@ class SelectiveScanBackwardKernel {
         grad_delta_(b.grad_delta, b.scan.dtype, b.scan.channels),
         grad_z_(b.grad_z, b.scan.dtype, b.scan.channels),
         grad_in_(static_cast<C *>(b.grad_B)), grad_out_(static_cast<C *>(b.grad_C)),
-        tiled_((x_.states + vec_lanes<C> - 1) / vec_lanes<C> * vec_lanes<C>) {}
+        row_((x_.states + vec_lanes<C> - 1) / vec_lanes<C> * vec_lanes<C>) {}
 
   Fault run() {
     const Fault fault = x_.segments.check();
@@ -33,13 +33,13 @@ class SelectiveScanBackwardKernel {
     bool slabs = false;
     if (!together_)
       for (const Unit &unit : units_) slabs |= unit.alone;
-    VecPool<C> shared(slabs ? x_.blocks * x_.states : 0);
+    VecPool<C> shared(slabs ? x_.blocks * row_ : 0);
     carries_ = shared.take(0);
     if (slabs)
       slab_.reset(new C[size_t(2 * x_.blocks * slab_chunks * scan_chunk * x_.states)]);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-      Work work(x_.states, tiled_);
+      Work work(row_);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t n = 0; n < int64_t(units_.size()); ++n)
         if (together_ || !units_[size_t(n)].alone) whole_unit(n, work);
@@ -53,30 +53,42 @@ class SelectiveScanBackwardKernel {
   }
 
  private:
+  // States per pass along a chunk: what a pass carries from step to step stays in registers.
+  static constexpr int64_t group = vec_lanes<C> < 4 ? vec_lanes<C> : 4;
+
+  // Rows of states are as long as whole registers; what lies behind the last state is zero.
   struct Work {
-    Work(int64_t states, int64_t tiled)
-        : pool((2 * scan_chunk + 4) * states + 2 * tiled + 6 * scan_chunk), rows(size_t(2 * states)) {
-      block.decay = pool.take(states);
-      carry = pool.take(states);
-      grad_decay = pool.take(states);
-      h = pool.take((scan_chunk + 1) * states);
-      decays = pool.take(scan_chunk * states);
-      in = pool.take(tiled);
-      out = pool.take(tiled);
-      std::fill(in, in + 2 * tiled, Vec<C>{});
-      u = pool.take(scan_chunk);
-      delta = pool.take(scan_chunk);
-      slope = pool.take(scan_chunk);
-      grad = pool.take(scan_chunk);
+    explicit Work(int64_t row)
+        : vectors(3 * row + (2 * scan_chunk + 1) * row + 2 * scan_chunk * (row / group) +
+                  7 * scan_chunk),
+          pool(vectors), rows(size_t(2 * scan_chunk * row)) {
+      Vec<C> *const all = pool.take(vectors);
+      std::fill(all, all + vectors, Vec<C>{});
+      Vec<C> *next = all;
+      const auto take = [&next](int64_t count) { return std::exchange(next, next + count); };
+      block.decay = take(row);
+      carry = take(row);
+      grad_decay = take(row);
+      h = take((scan_chunk + 1) * row);
+      decays = take(scan_chunk * row);
+      in = take(scan_chunk * (row / group));
+      out = take(scan_chunk * (row / group));
+      for (Vec<C> **each : {&u, &delta, &input, &slope, &grad, &of_input, &of_decay})
+        *each = take(scan_chunk);
+      b = rows.data();
+      c = b + scan_chunk * row;
     }
+    int64_t vectors;
     VecPool<C> pool;
     ScanBlock<C> block{};
-    Vec<C> *carry;       // [states]: a_{t+1} q_{t+1}
-    Vec<C> *grad_decay;  // [states]: dA of a chunk
-    Vec<C> *h, *decays;  // [steps of a chunk, states]: before each step, and of it
-    Vec<C> *in, *out;    // [states]: terms of dB and dC
-    Vec<C> *u, *delta, *slope, *grad;  // [steps of a chunk]; slope of softplus
+    Vec<C> *carry;         // [row]: a_{t+1} q_{t+1}
+    Vec<C> *grad_decay;    // [row]: dA of a chunk
+    Vec<C> *h, *decays;    // [steps of a chunk, row]: before each step, and of it
+    Vec<C> *in, *out;      // [steps of a chunk, row / group]: terms of dB and dC, sums begun
+    Vec<C> *u, *delta, *input, *slope, *grad;  // [steps of a chunk]; slope of softplus
+    Vec<C> *of_input, *of_decay;               // [steps of a chunk]: sums over states
     std::vector<C> rows;
+    C *b, *c;              // [steps of a chunk, row]: rows of B and C
   };
 
   // Where the rows of dB and dC for the i-th step of a sequence go.
@@ -126,7 +138,7 @@ class SelectiveScanBackwardKernel {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t block = 0; block < x_.blocks; ++block) {
         work.block.set(x_, block);
-        Vec<C> *const carry = carries_ + block * x_.states;
+        Vec<C> *const carry = carries_ + block * row_;
         C *const base = slab_.get() + 2 * block * size;
         const Target target{base, base + size, slab * rows, x_.states, false};
         if (last == chunks) start(s, work.block.channels, carry);
@@ -148,8 +160,8 @@ class SelectiveScanBackwardKernel {
   }
 
   void start(int64_t s, Range channels, Vec<C> *carry) const {
+    std::fill(carry, carry + row_, Vec<C>{});  // a NaN would stay behind the last state
     if (b_.grad_last) x_.gather(b_.grad_last, s, channels, C(1), carry);
-    else std::fill(carry, carry + x_.states, Vec<C>{});
   }
   void finish(int64_t s, Range channels, const Vec<C> *carry) const {
     if (b_.grad_initial) x_.scatter(carry, s, channels, b_.grad_initial);
@@ -171,42 +183,62 @@ class SelectiveScanBackwardKernel {
     }
     Vec<C> grad_skip{}, grad_bias{};
     for (int64_t j = 0; j < steps; ++j) replay(s, first + j, j, w);
-    std::fill(w.grad_decay, w.grad_decay + states, Vec<C>{});
-    for (int64_t j = steps - 1; j >= 0; --j) {
+    for (int64_t n = 0; n < states; n += group) back(n, steps, w, carry);
+    for (int64_t j = 0; j < steps; ++j) {
       const int64_t t = x_.step(s, first + j);
-      const C *__restrict b = x_.in.read(t, w.rows.data());
-      const C *__restrict cc = x_.out.read(t, w.rows.data() + states);
-      const Vec<C> *__restrict h = w.h + j * states;
-      const Vec<C> *__restrict decays = w.decays + j * states;
-      const Vec<C> *__restrict decay = w.block.decay;
-      Vec<C> *__restrict grad_decay = w.grad_decay;
-      Vec<C> *__restrict in = w.in;
-      Vec<C> *__restrict out = w.out;
-      const Vec<C> u = w.u[j], delta = w.delta[j], grad = w.grad[j], input = delta * u;
-      Vec<C> of_input{}, of_decay{};
-#pragma GCC unroll 2
-      for (int64_t n = 0; n < states; ++n) {
-        const Vec<C> q = grad * cc[n] + carry[n];
-        out[n] = grad * h[states + n];
-        in[n] = q * input;
-        of_input += q * b[n];
-        const Vec<C> back = q * decays[n], kept = back * h[n];
-        carry[n] = back;
-        grad_decay[n] += kept * delta;
-        of_decay += kept * decay[n];
-      }
-      grad_u_.write(t, channels, of_input * delta + w.block.skip * grad);
-      const Vec<C> of_delta = (of_decay * C(log_of_2) + of_input * u) * w.slope[j];
+      const Vec<C> u = w.u[j], grad = w.grad[j], of_input = w.of_input[j];
+      grad_u_.write(t, channels, of_input * w.delta[j] + w.block.skip * grad);
+      const Vec<C> of_delta = (w.of_decay[j] * C(log_of_2) + of_input * u) * w.slope[j];
       grad_delta_.write(t, channels, of_delta);
       grad_bias += of_delta;
       grad_skip += grad * u;
       const int64_t row = (first + j - target.first) * target.stride;
-      put_sums(in, target.in + row, target.add);
-      put_sums(out, target.out + row, target.add);
+      put_sums(w.in + j * (row_ / group), target.in + row, target.add);
+      put_sums(w.out + j * (row_ / group), target.out + row, target.add);
     }
     for (int64_t n = 0; n < states; ++n) add_up(w.grad_decay[n], channels, partial(unit, n));
     add_up(grad_skip, channels, partial(unit, states));
     add_up(grad_bias, channels, partial(unit, states + 1));
+  }
+
+  // From the last step of a chunk to the first, for the states that start at n.
+  void back(int64_t n, int64_t steps, Work &w, Vec<C> *carries) const {
+    const int64_t groups = row_ / group;
+    Vec<C> carry[group], grad_decay[group], after[group];
+    for (int64_t v = 0; v < group; ++v) {
+      carry[v] = carries[n + v];
+      grad_decay[v] = Vec<C>{};
+      after[v] = w.h[steps * row_ + n + v];
+    }
+    for (int64_t j = steps - 1; j >= 0; --j) {
+      const Vec<C> *__restrict h = w.h + j * row_ + n;
+      const Vec<C> *__restrict decays = w.decays + j * row_ + n;
+      const Vec<C> *__restrict decay = w.block.decay + n;
+      const C *__restrict b = w.b + j * row_ + n;
+      const C *__restrict c = w.c + j * row_ + n;
+      const Vec<C> grad = w.grad[j], delta = w.delta[j], input = w.input[j];
+      Vec<C> of_input = n ? w.of_input[j] : Vec<C>{}, of_decay = n ? w.of_decay[j] : Vec<C>{};
+      Vec<C> in[group], out[group];
+      for (int64_t v = 0; v < group; ++v) {
+        const Vec<C> q = grad * c[v] + carry[v], before = h[v];
+        out[v] = grad * after[v];
+        in[v] = q * input;
+        of_input += q * b[v];
+        carry[v] = q * decays[v];
+        const Vec<C> kept = carry[v] * before;
+        grad_decay[v] += kept * delta;
+        of_decay += kept * decay[v];
+        after[v] = before;
+      }
+      w.of_input[j] = of_input;
+      w.of_decay[j] = of_decay;
+      w.in[j * groups + n / group] = merged<C, 1, group>(in);
+      w.out[j * groups + n / group] = merged<C, 1, group>(out);
+    }
+    for (int64_t v = 0; v < group; ++v) {
+      carries[n + v] = carry[v];
+      w.grad_decay[n + v] = grad_decay[v];
+    }
   }
 
   // The j-th step of a chunk as forward took it; the gate is undone on the way.
@@ -220,12 +252,13 @@ class SelectiveScanBackwardKernel {
       delta = soft.value;
       slope = soft.slope;
     }
-    Vec<C> *const h = w.h + j * states;
-    const Vec<C> y = w.block.skip * u +
-                     advance<C>(states, w.block.decay, delta, delta * u,
-                                x_.in.read(t, w.rows.data()),
-                                x_.out.read(t, w.rows.data() + states), h, h + states,
-                                w.decays + j * states);
+    const Vec<C> input = delta * u;
+    C *const b = w.b + j * row_, *const c = w.c + j * row_;
+    copy_row(x_.in, t, b);
+    copy_row(x_.out, t, c);
+    Vec<C> *const h = w.h + j * row_;
+    const Vec<C> y = w.block.skip * u + advance<C>(states, w.block.decay, delta, input, b, c, h,
+                                                   h + row_, w.decays + j * row_);
     Vec<C> grad = grad_.read(t, channels);
     if (x_.z) {
       const Vec<C> z = x_.z.read(t, channels), sigmoid = sigmoid_of<C>(z);
@@ -234,13 +267,19 @@ class SelectiveScanBackwardKernel {
     }
     w.u[j] = u;
     w.delta[j] = delta;
+    w.input[j] = input;
     w.slope[j] = slope;
     w.grad[j] = grad;
   }
 
+  void copy_row(const Features<C> &rows, int64_t t, C *to) const {
+    const C *from = rows.read(t, to);  // half types are widened into place
+    if (from != to) std::copy(from, from + x_.states, to);
+  }
+
   void put_sums(const Vec<C> *terms, C *to, bool add) const {
     for (int64_t n = 0; n < x_.states; n += vec_lanes<C>) {
-      const Vec<C> sums = sums_over_lanes<C>(terms + n);
+      const Vec<C> sums = merged<C, group, vec_lanes<C> / group>(terms + n / group);
       if (n + vec_lanes<C> <= x_.states) {
         Vec<C> *const row = reinterpret_cast<Vec<C> *>(to + n);
         *row = add ? *row + sums : sums;
@@ -279,11 +318,11 @@ class SelectiveScanBackwardKernel {
   const ScanInputs<C> x_;
   const Columns<C> grad_, grad_u_, grad_delta_, grad_z_;
   C *const grad_in_, *const grad_out_;
-  const int64_t tiled_;  // states, rounded up to whole registers
+  const int64_t row_;  // states, rounded up to whole registers
   std::vector<Unit> units_;
   bool together_ = true;         // units are enough to share out
   std::vector<double> partial_;  // [units, states + 2, channels]: dA, dD, dbias
-  Vec<C> *carries_ = nullptr;    // [blocks, states], of a long sequence
+  Vec<C> *carries_ = nullptr;    // [blocks, row], of a long sequence
   std::unique_ptr<C[]> slab_;    // [blocks, 2, steps of a slab, states]: dB, dC
 };
 
