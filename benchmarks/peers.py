@@ -87,6 +87,27 @@ class Attention(nn.Module):
         return found.flatten(1)
 
 
+class ScanLoop(nn.Module):
+    """Mamba's recurrence as a torch loop over time, for sequences of one length."""
+
+    def __init__(self, channels: int, states: int, sequences: int) -> None:
+        super().__init__()
+        self.A = nn.Parameter(-torch.arange(1.0, states + 1).repeat(channels, 1))
+        self.D = nn.Parameter(torch.ones(channels))
+        self.sequences = sequences
+
+    def forward(self, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        u_, delta, B, C = (
+            t.unflatten(0, (self.sequences, -1)).unbind(1) for t in (u, F.softplus(delta), B, C)
+        )
+        h = u.new_zeros(self.sequences, *self.A.shape)
+        rows = []
+        for x, step, b, c in zip(u_, delta, B, C, strict=True):
+            h = (step.unsqueeze(-1) * self.A).exp() * h + (step * x).unsqueeze(-1) * b.unsqueeze(1)
+            rows.append((h @ c.unsqueeze(-1)).squeeze(-1))
+        return torch.stack(rows, 1).flatten(0, 1) + self.D * u
+
+
 class OGBGINConv(MessagePassing):
     """GIN of the OGB baselines: a bond encoder per layer, epsilon learnt."""
 

@@ -22,6 +22,7 @@ from graphkit.ops.neighbor_sample import (
 )
 from graphkit.ops.random_walk import random_walk
 from graphkit.ops.rows import sorted_rows
+from graphkit.ops.selective_scan import selective_scan
 
 __all__ = [
     "CSR",
@@ -54,4 +55,5 @@ __all__ = [
     "segment",
     "sorted_rows",
     "topological_levels",
+    "selective_scan",
 ]

@@ -33,6 +33,8 @@ COVERS = {
     "graphkit::topological_levels",
     "graphkit::level_propagate",
     "graphkit::level_propagate_backward",
+    "graphkit::selective_scan",  # tests/ops/test_selective_scan.py
+    "graphkit::selective_scan_backward",
 }
 HUB_DEGREE = 16384  # longer rows are cut into pieces (graphkit/ops/cpu/parallel.h)
 WIDTH = 12

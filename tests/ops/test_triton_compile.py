@@ -35,6 +35,7 @@ from graphkit.ops.triton import pieces
 from graphkit.ops.triton.aggregate import aggregate_forward
 from graphkit.ops.triton.aggregate_backward import aggregate_backward
 from graphkit.ops.triton.gated import gated_backward, gated_forward
+from graphkit.ops.triton.selective_scan import selective_scan_backward, selective_scan_forward
 
 pieces.LIMIT, pieces.PIECE = 8, 4
 pair = torch.arange(80).view(2, 40) % 9
@@ -60,6 +61,22 @@ out, gates, sums = gated_forward(x, x, x, e, *structure, True, 1e-6, True)
 gated_backward(out, gates, x, x, x, gates, *both, True, 1e-6, out, sums)
 out, _, sums = gated_forward(x, x, x, None, *structure, True, 1e-6, True)
 gated_backward(out, None, x, x, x, None, *both, True, 1e-6, out, sums)
+
+def scan(ptr, dtype, optional):
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    u, b, a = torch.ones(70, 20, dtype=dtype), torch.ones(70, 5, dtype=dtype), torch.ones(20, 5)
+    rest = [None] * 4
+    if optional:
+        rest = [a[:, 0].to(wide), u, a[:, 0].to(wide), torch.ones(2, 20, 5, dtype=wide)]
+    tensors = (u, u, a.to(wide), b, b, *rest, ptr)
+    y, last, starts = selective_scan_forward(*tensors, optional, optional, optional, True)
+    given = last if optional else None
+    selective_scan_backward(y, given, *tensors, starts, optional, optional)
+
+scan(None, torch.float32, False)
+scan(torch.tensor([0, 30, 70]), torch.float32, True)
+scan(torch.tensor([0, 30, 70]).int(), torch.bfloat16, True)
+scan(torch.tensor([0, 30, 70]), torch.float64, True)
 print("\\n".join(f"{name} {'atom.' in ptx or 'red.global' in ptx}" for name, ptx in compiled))
 """
 
@@ -76,5 +93,5 @@ def test_kernels_compile_without_atomics(tmp_path):
     seen = [line.split() for line in done.stdout.splitlines()]
     names = {name for name, _ in seen}
     assert {"_forward", "_combine", "_pull", "_table", "_fold", "_moments"} <= names
-    assert {"_destinations", "_sources"} <= names
+    assert {"_destinations", "_sources", "_backward"} <= names
     assert all(atomics == "False" for _, atomics in seen)

@@ -12,7 +12,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("name", ["test_triton_aggregate.py", "test_triton_gated.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_triton_aggregate.py", "test_triton_gated.py", "test_triton_selective_scan.py"],
+)
 def test_the_interpreted_kernels_pass_their_tests(name):
     # Triton reads the variable when it is first imported, so it needs a process of its own; there
     # it must see no GPU, or the tensors would still have to travel to it.

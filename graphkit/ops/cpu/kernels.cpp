@@ -6,6 +6,7 @@
 #include "attention_forward.h"
 #include "batch_norm.h"
 #include "gated.h"
+#include "selective_scan_backward.h"
 
 namespace graphkit {
 namespace {
@@ -79,6 +80,16 @@ void run_batch_norm_backward(const BatchNormBackward &a) {
   with_compute(a.dtype, [&](auto c) { BatchNormBackwardKernel<decltype(c)>(a).run(); });
 }
 
+Fault run_selective_scan_forward(const SelectiveScan &a) {
+  return with_compute(a.dtype, [&](auto c) { return SelectiveScanForwardKernel<decltype(c)>(a).run(); });
+}
+
+Fault run_selective_scan_backward(const SelectiveScanBackward &b) {
+  return with_compute(b.scan.dtype, [&](auto c) {
+    return SelectiveScanBackwardKernel<decltype(c)>(b).run();
+  });
+}
+
 }  // namespace
 
 #define GRAPHKIT_JOIN_(a, b) a##b
@@ -101,6 +112,8 @@ const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
     run_attention_backward_source,
     run_batch_norm_forward,
     run_batch_norm_backward,
+    run_selective_scan_forward,
+    run_selective_scan_backward,
 };
 
 }  // namespace graphkit

@@ -212,6 +212,41 @@ struct BatchNormBackward {
   int threads;
 };
 
+constexpr int64_t scan_chunk = 32;  // steps between the states that forward keeps for backward
+
+// h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = (C_t . h_t + D u_t) silu(z_t) over packed
+// sequences. A, D, bias, initial, last and starts are in the computing type.
+struct SelectiveScan {
+  Dtype dtype;
+  int ptr_bits;          // 32 or 64
+  int64_t steps, sequences, channels, states;
+  const void *ptr;       // [sequences + 1], or null: one sequence
+  bool reverse;          // from the last step of a sequence to its first
+  bool softplus;         // delta is softplus(delta + bias)
+  const void *u, *delta; // [steps, channels]
+  const void *B, *C;     // [steps, states]
+  const void *z;         // [steps, channels] or null
+  int64_t ldu, ldd, ldb, ldc, ldz;
+  const void *A;         // [channels, states]
+  const void *D, *bias;  // [channels] or null
+  const void *initial;   // [sequences, channels, states] or null: zeros
+  void *out;             // [steps, channels]; unused in backward
+  void *last;            // [sequences, channels, states] or null
+  void *starts;          // [steps / scan_chunk, states, channels] or null: not kept
+  int threads;
+};
+
+struct SelectiveScanBackward {
+  SelectiveScan scan;
+  const void *grad;      // [steps, channels]
+  int64_t ldg;
+  const void *grad_last; // as last, or null
+  void *grad_u, *grad_delta;
+  void *grad_z;          // null without z
+  void *grad_A, *grad_B, *grad_C;            // these and the next: computing type
+  void *grad_D, *grad_bias, *grad_initial;   // each may be null
+};
+
 struct SortEdges {
   int in_bits;           // 32 or 64: type of key and other
   int out_bits;          // 32 or 64: type of rowptr, col, perm
@@ -251,6 +286,8 @@ struct Kernels {
   Fault (*attention_backward_source)(const AttentionBackward &);
   void (*batch_norm_forward)(const BatchNormForward &);
   void (*batch_norm_backward)(const BatchNormBackward &);
+  Fault (*selective_scan_forward)(const SelectiveScan &);
+  Fault (*selective_scan_backward)(const SelectiveScanBackward &);
 };
 
 extern const Kernels kernels_baseline;
@@ -258,6 +295,8 @@ extern const Kernels kernels_baseline;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 #endif
+
+const Kernels &active_kernels();  // module.cpp: the table in use
 
 IndexRange index_range(const void *index, int bits, int64_t n, int threads);
 Fault sort_edges(const SortEdges &);
