@@ -5,25 +5,16 @@
 #include <memory>
 #include <utility>
 
-#include "features.h"
+#include "lanes.h"
 
 namespace graphkit {
 namespace {
 
-#if defined(__AVX512F__)
-#define GRAPHKIT_REGISTER 64
-#elif defined(__AVX__)
-#define GRAPHKIT_REGISTER 32
-#else
-#define GRAPHKIT_REGISTER 16
-#endif
-
+// Numbers by which powers and logarithms of a type are computed.
 template <class C>
-struct Register;
+struct Constants;
 template <>
-struct Register<float> {
-  typedef float type __attribute__((vector_size(GRAPHKIT_REGISTER), aligned(4), may_alias));
-  typedef int32_t bits __attribute__((vector_size(GRAPHKIT_REGISTER), aligned(4), may_alias));
+struct Constants<float> {
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int exponent_at = 23;
   static constexpr float lowest = -126.0f, highest = 127.0f;
@@ -35,9 +26,7 @@ struct Register<float> {
   static constexpr int logarithm_terms = 6;
 };
 template <>
-struct Register<double> {
-  typedef double type __attribute__((vector_size(GRAPHKIT_REGISTER), aligned(8), may_alias));
-  typedef int64_t bits __attribute__((vector_size(GRAPHKIT_REGISTER), aligned(8), may_alias));
+struct Constants<double> {
   static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int exponent_at = 52;
   static constexpr double lowest = -1022.0, highest = 1023.0;
@@ -50,9 +39,9 @@ struct Register<double> {
 };
 
 template <class C>
-using Vec = typename Register<C>::type;
+using Vec = typename Register<C>::values;
 template <class C>
-constexpr int64_t vec_lanes = GRAPHKIT_REGISTER / int64_t(sizeof(C));
+constexpr int64_t vec_lanes = Register<C>::size;
 
 constexpr double log2_of_e = 1.4426950408889634, log_of_2 = 0.6931471805599453;
 
@@ -60,7 +49,7 @@ constexpr double log2_of_e = 1.4426950408889634, log_of_2 = 0.6931471805599453;
 // the processor looks ahead over too few chains that come one after the other.
 template <class C, int count>
 GRAPHKIT_INLINE void power_near_one(const Vec<C> *r, Vec<C> *p) {
-  using R = Register<C>;
+  using R = Constants<C>;
   constexpr int terms = int(sizeof(R::power) / sizeof(C));
   for (int v = 0; v < count; ++v) p[v] = Vec<C>{} + R::power[terms - 1];
 #pragma GCC unroll 16
@@ -85,8 +74,8 @@ GRAPHKIT_INLINE void exp2_each(Vec<C> *x) {
     else x[v] = Vec<C>(_mm512_scalef_pd(__m512d(p[v]), __m512d(n[v])));
   }
 #else
-  using R = Register<C>;
-  using Bits = typename R::bits;
+  using R = Constants<C>;
+  using Bits = typename Register<C>::positions;
   for (int v = 0; v < count; ++v) {
     x[v] = x[v] < R::lowest ? Vec<C>{} + R::lowest : x[v];
     x[v] = x[v] > R::highest ? Vec<C>{} + R::highest : x[v];
@@ -114,7 +103,7 @@ struct SoftPlus {
     const Vec<C> e = exp2_of<C>(size * C(log2_of_e));
     // log(1 + e) = 2 artanh(s) with s = e / (2 + e) in [0, 1/3]
     const Vec<C> s = e / (e + C(2)), square = s * s;
-    constexpr int terms = Register<C>::logarithm_terms;
+    constexpr int terms = Constants<C>::logarithm_terms;
     Vec<C> p = zero + C(1) / C(2 * terms + 1);
 #pragma GCC unroll 20
     for (int k = terms - 1; k >= 0; --k) p = p * square + C(1) / C(2 * k + 1);
