@@ -6,6 +6,7 @@
 #include "attention_forward.h"
 #include "batch_norm.h"
 #include "gated.h"
+#include "linear.h"
 #include "selective_scan_backward.h"
 
 namespace graphkit {
@@ -80,6 +81,14 @@ void run_batch_norm_backward(const BatchNormBackward &a) {
   with_compute(a.dtype, [&](auto c) { BatchNormBackwardKernel<decltype(c)>(a).run(); });
 }
 
+void run_dense_map(const DenseMap &a) {
+  with_compute(a.dtype, [&](auto c) { DenseMapKernel<decltype(c)>(a).run(); });
+}
+
+void run_dense_gradient(const DenseGradient &a) {
+  with_compute(a.dtype, [&](auto c) { DenseGradientKernel<decltype(c)>(a).run(); });
+}
+
 Fault run_selective_scan_forward(const SelectiveScan &a) {
   return with_compute(a.dtype, [&](auto c) { return SelectiveScanForwardKernel<decltype(c)>(a).run(); });
 }
@@ -112,6 +121,9 @@ const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
     run_attention_backward_source,
     run_batch_norm_forward,
     run_batch_norm_backward,
+    panel_width<float>,
+    run_dense_map,
+    run_dense_gradient,
     run_selective_scan_forward,
     run_selective_scan_backward,
 };

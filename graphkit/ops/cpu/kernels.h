@@ -247,6 +247,33 @@ struct SelectiveScanBackward {
   void *grad_D, *grad_bias, *grad_initial;   // each may be null
 };
 
+// y = x W^T + b, or y = x W: float or double only.
+struct DenseMap {
+  Dtype dtype;
+  bool transposed;       // the weight is [out, in]; else [in, out]
+  int64_t rows, in, out;
+  const void *x;         // [rows, in]
+  int64_t ldx;
+  const void *weight;
+  int64_t ldw;
+  const void *bias;      // [out] or null
+  void *y;               // [rows, out]
+  int64_t ldy;
+  int threads;
+};
+
+struct DenseGradient {
+  Dtype dtype;
+  int64_t rows, in, out;
+  const void *x;         // [rows, in]
+  int64_t ldx;
+  const void *grad;      // [rows, out]
+  int64_t ldg;
+  void *grad_weight;     // [out, in]
+  void *grad_bias;       // [out] or null
+  int threads;
+};
+
 struct SortEdges {
   int in_bits;           // 32 or 64: type of key and other
   int out_bits;          // 32 or 64: type of rowptr, col, perm
@@ -286,6 +313,9 @@ struct Kernels {
   Fault (*attention_backward_source)(const AttentionBackward &);
   void (*batch_norm_forward)(const BatchNormForward &);
   void (*batch_norm_backward)(const BatchNormBackward &);
+  int64_t dense_panel;   // floats
+  void (*dense_map)(const DenseMap &);
+  void (*dense_gradient)(const DenseGradient &);
   Fault (*selective_scan_forward)(const SelectiveScan &);
   Fault (*selective_scan_backward)(const SelectiveScanBackward &);
 };
