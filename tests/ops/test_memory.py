@@ -25,6 +25,14 @@ def all_large(monkeypatch):
     ops.empty_cache()
 
 
+def use(whose: str, monkeypatch) -> None:
+    """Products by our kernels, or by torch's BLAS."""
+    module = sys.modules["graphkit.ops.linear"]
+    monkeypatch.setattr(module, "_own", whose == "own")
+    monkeypatch.setattr(module, "_LEAST", 0)
+    monkeypatch.setattr(module, "_PADDING", 1000.0)
+
+
 def path(nodes: int) -> torch.Tensor:
     return torch.stack([torch.arange(nodes - 1), torch.arange(1, nodes)])
 
@@ -70,7 +78,9 @@ def test_results_may_be_changed_in_place(all_large):
     assert x.grad.tolist() == [[3.0] * 3] * 4 + [[0.0] * 3]
 
 
-def test_linear_is_torchs_to_second_order(all_large):
+@pytest.mark.parametrize("whose", ["own", "torch"])
+def test_linear_is_torchs_to_second_order(all_large, whose, monkeypatch):
+    use(whose, monkeypatch)
     torch.manual_seed(0)
     x, weight, bias = (
         torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 4), (5, 4), 5)
@@ -84,6 +94,50 @@ def test_linear_is_torchs_to_second_order(all_large):
     assert torch.autograd.gradcheck(ops.linear, (x, weight, bias))
     assert torch.autograd.gradgradcheck(ops.linear, (x, weight, bias))
     assert torch.autograd.gradcheck(ops.linear, (x, weight, None))
+
+
+@pytest.mark.parametrize("isa", [] if cpu.kernels is None else cpu.kernels.isas())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [(0, 3, 2), (1, 1, 1), (5, 7, 3), (13, 64, 64), (200, 130, 70), (1100, 16, 48), (700, 33, 129)],
+)
+def test_own_products_equal_torchs_for_any_threads(
+    isa, dtype, rows, inputs, outputs, monkeypatch, all_large
+):
+    use("own", monkeypatch)
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias, cotangent = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
+    )
+    wide = torch.cat([x, x], 1)[:, inputs:]  # rows with gaps between them
+
+    def run(x, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (weight, bias)]
+        x = x.to(dtype).requires_grad_() if x.is_contiguous() else x.requires_grad_()
+        out = ops.linear(x, *leaves)
+        grads = torch.autograd.grad(out, [x, *leaves], cotangent.to(dtype))
+        return [out.detach(), *grads]
+
+    before, threads = cpu.kernels.isa(), torch.get_num_threads()
+    cpu.kernels.use_isa(isa)
+    try:
+        torch.set_num_threads(1)
+        found = run(x, dtype)
+        torch.set_num_threads(2)
+        again = run(wide.to(dtype), dtype)
+    finally:
+        cpu.kernels.use_isa(before)
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    monkeypatch.setattr(sys.modules["graphkit.ops.linear"], "_own", False)
+    wanted = run(x, torch.float64)
+    bound = 1e-12 if dtype == torch.float64 else 2e-5
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.allclose(
+            a.double(), b, atol=bound * max(1.0, float(b.abs().max() if b.numel() else 0))
+        )
 
 
 def test_linear_takes_many_cotangents_and_tangents_at_once(all_large):

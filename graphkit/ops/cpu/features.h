@@ -14,6 +14,7 @@ namespace {
 // A function that only prefetches must be inlined: called, GCC takes it for one without effect and
 // drops the call.
 #define GRAPHKIT_INLINE inline __attribute__((always_inline))
+#define GRAPHKIT_LAMBDA_INLINE __attribute__((always_inline))
 
 // Into the second-level cache: the first has too few line buffers to keep enough rows in flight
 // (random rows of 512 bytes come two to three times as fast). A bad address is harmless.
@@ -90,6 +91,7 @@ class Features {
 
   explicit operator bool() const { return base_ != nullptr; }
   bool direct() const { return dtype_ == Dtype::f32 || dtype_ == Dtype::f64; }
+  bool streamed() const { return streamed_; }
   int64_t row_bytes() const { return stride_; }
   const C *direct_row(int64_t row) const { return reinterpret_cast<const C *>(base_ + row * stride_); }
 

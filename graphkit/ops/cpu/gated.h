@@ -16,6 +16,40 @@ inline C sigmoid(C x) {
   return x == x ? s : x;
 }
 
+// The same in the shape of a Register or of a Single.
+template <class Several, class C>
+GRAPHKIT_INLINE typename Several::values sigmoid_as(const typename Several::values &x) {
+  if constexpr (Several::size == 1) return sigmoid<C>(x);
+  else return sigmoid_of<C>(x);
+}
+
+// `fold(several, f)` for all features: registers first, then the features that are left over.
+template <class C, class Fold>
+GRAPHKIT_INLINE void over_features(int64_t width, Fold fold) {
+  int64_t f = 0;
+  for (; f + Register<C>::size <= width; f += Register<C>::size) fold(Register<C>{}, f);
+  for (; f < width; ++f) fold(Single<C>{}, f);
+}
+
+template <class Several, class C>
+GRAPHKIT_INLINE auto &values_at(C *p) {
+  return *reinterpret_cast<typename Several::values *>(const_cast<std::remove_const_t<C> *>(p));
+}
+
+// A whole cache line may be written past the caches.
+template <class Several, class C>
+GRAPHKIT_INLINE void write_past(C *to, const typename Several::values &v, bool past_caches) {
+#if defined(__AVX512F__)
+  if constexpr (Several::size > 1)
+    if (past_caches) return _mm512_stream_si512(reinterpret_cast<__m512i *>(to), __m512i(v));
+#endif
+  (void)past_caches;
+  values_at<Several>(to) = v;
+}
+
+// Entries whose sums stay in registers together.
+constexpr int gated_group = 32;
+
 template <class C>
 Fault gated_forward(const GatedForward &a) {
   const Index col(a.graph.col, a.graph.index_bits), eid(a.graph.eid, a.graph.index_bits);
@@ -35,12 +69,50 @@ Fault gated_forward(const GatedForward &a) {
     const C *__restrict dst = gate_dst.read(i, scratch);
     C *__restrict numerator = sums;
     C *__restrict denominator = sums + width;
-    for (int64_t k = range.begin; k < range.end; ++k) {
-      if (k + prefetch_distance < a.graph.num_entries) {
-        gate_src.prefetch(col[k + prefetch_distance]);
-        values.prefetch(col[k + prefetch_distance]);
-        if (edges) edges.prefetch(eid[k + prefetch_distance]);
+    const auto prefetch = [&](int64_t k) GRAPHKIT_LAMBDA_INLINE {
+      if (k >= a.graph.num_entries) return;
+      gate_src.prefetch(col[k]);
+      values.prefetch(col[k]);
+      if (edges) edges.prefetch(eid[k]);
+    };
+    if (values.direct()) {
+      for (int64_t k = range.begin; k < range.end; k += gated_group) {
+        const C *src[gated_group], *value[gated_group], *edge[gated_group];
+        C *to[gated_group];
+        const int count = int(std::min<int64_t>(gated_group, range.end - k));
+        for (int n = 0; n < count; ++n) {
+          prefetch(k + prefetch_distance + n);
+          const int64_t j = col.checked(k + n, a.graph.num_cols, Fault::col, fault);
+          const int64_t e = eid.checked(k + n, a.graph.num_edge_rows, Fault::eid, fault);
+          if (j < 0 || e < 0) return;
+          src[n] = gate_src.direct_row(j);
+          value[n] = values.direct_row(j);
+          edge[n] = edges ? edges.direct_row(e) : nullptr;
+          to[n] = edges ? const_cast<C *>(edge_out.direct_row(e)) : nullptr;
+        }
+        const bool past_caches = edge_out.streamed();
+        over_features<C>(width, [&](auto several, int64_t f) GRAPHKIT_LAMBDA_INLINE {
+          using S = decltype(several);
+          const auto at_dst = values_at<S>(dst + f);
+          auto top = values_at<S>(numerator + f), bottom = values_at<S>(denominator + f);
+          for (int n = 0; n < count; ++n) {
+            auto gate = at_dst + values_at<S>(src[n] + f);
+            if (edges) {
+              gate += values_at<S>(edge[n] + f);
+              write_past<S>(to[n] + f, gate, past_caches);
+            }
+            const auto s = sigmoid_as<S, C>(gate);
+            top += s * values_at<S>(value[n] + f);
+            bottom += s;
+          }
+          values_at<S>(numerator + f) = top;
+          values_at<S>(denominator + f) = bottom;
+        });
       }
+      return;
+    }
+    for (int64_t k = range.begin; k < range.end; ++k) {
+      prefetch(k + prefetch_distance);
       const int64_t j = col.checked(k, a.graph.num_cols, Fault::col, fault);
       const int64_t e = eid.checked(k, a.graph.num_edge_rows, Fault::eid, fault);
       if (j < 0 || e < 0) return;
@@ -104,6 +176,7 @@ class GatedBackwardKernel {
       C *__restrict n = row(scratch, 1);
       C *__restrict d = row(scratch, 2);
       factors(i, n, d, row(scratch, 3));
+      if (values_.direct()) return destination_groups(range, dst, n, d, sums);
       for (int64_t k = range.begin; k < range.end; ++k) {
         prefetch(k + prefetch_distance);
         const int64_t j = col_.checked(k, a_.graph.num_cols, Fault::col, fault_);
@@ -158,12 +231,9 @@ class GatedBackwardKernel {
       const C *__restrict value = values_.read(j, row(scratch, 1));
       C *__restrict n = row(scratch, 2);
       C *__restrict d = row(scratch, 3);
+      if (values_.direct() && gates_) return source_groups(range, to_src, to_value);
       for (int64_t k = range.begin; k < range.end; ++k) {
-        if (k + prefetch_distance < a_.graph.num_entries) {
-          (scaled_ ? scaled_ : grads_).prefetch(col_[k + prefetch_distance]);
-          if (gates_) gates_.prefetch(eid_[k + prefetch_distance]);
-          if (grad_edge_) grad_edge_.prefetch(eid_[k + prefetch_distance]);
-        }
+        prefetch_of_source(k + prefetch_distance);
         const int64_t i = col_.checked(k, a_.graph.num_cols, Fault::col, fault_);
         const int64_t e = eid_.checked(k, a_.graph.num_edge_rows, Fault::eid, fault_);
         if (i < 0 || e < 0) return;
@@ -208,6 +278,76 @@ class GatedBackwardKernel {
     values_.prefetch(col_[k]);
     if (gates_) gates_.prefetch(eid_[k]);
     if (outer_) outer_.prefetch(eid_[k]);
+  }
+
+  GRAPHKIT_INLINE void prefetch_of_source(int64_t k) const {
+    if (k >= a_.graph.num_entries) return;
+    (scaled_ ? scaled_ : grads_).prefetch(col_[k]);
+    if (gates_) gates_.prefetch(eid_[k]);
+    if (grad_edge_) grad_edge_.prefetch(eid_[k]);
+  }
+
+  // Entries of one row together, their sums in registers.
+  void destination_groups(Range range, const C *dst, const C *scale, const C *shift, C *sums) {
+    const bool past_caches = grad_edge_.streamed();
+    for (int64_t k = range.begin; k < range.end; k += gated_group) {
+      const C *value[gated_group], *gate[gated_group], *outer[gated_group];
+      C *to[gated_group];
+      const int count = int(std::min<int64_t>(gated_group, range.end - k));
+      for (int n = 0; n < count; ++n) {
+        prefetch(k + prefetch_distance + n);
+        const int64_t j = col_.checked(k + n, a_.graph.num_cols, Fault::col, fault_);
+        const int64_t e = eid_.checked(k + n, a_.graph.num_edge_rows, Fault::eid, fault_);
+        if (j < 0 || e < 0) return;
+        value[n] = values_.direct_row(j);
+        gate[n] = gates_ ? gates_.direct_row(e) : gate_src_.direct_row(j);
+        outer[n] = outer_ ? outer_.direct_row(e) : nullptr;
+        to[n] = grad_edge_ ? const_cast<C *>(grad_edge_.direct_row(e)) : nullptr;
+      }
+      over_features<C>(width_, [&](auto several, int64_t f) GRAPHKIT_LAMBDA_INLINE {
+        using S = decltype(several);
+        const auto at_dst = values_at<S>(dst + f), at_scale = values_at<S>(scale + f);
+        const auto at_shift = values_at<S>(shift + f);
+        auto sum = values_at<S>(sums + f);
+        for (int n = 0; n < count; ++n) {
+          auto at_gate = values_at<S>(gate[n] + f);
+          if (!gates_) at_gate += at_dst;
+          const auto s = sigmoid_as<S, C>(at_gate);
+          auto g = (at_scale * values_at<S>(value[n] + f) + at_shift) * s * (C(1) - s);
+          if (outer_) g += values_at<S>(outer[n] + f);
+          if (grad_edge_) write_past<S>(to[n] + f, g, past_caches);
+          sum += g;
+        }
+        values_at<S>(sums + f) = sum;
+      });
+    }
+  }
+
+  void source_groups(Range range, C *to_src, C *to_value) {
+    const Features<C> &grads = scaled_ ? scaled_ : grads_;
+    for (int64_t k = range.begin; k < range.end; k += gated_group) {
+      const C *scaled[gated_group], *gate[gated_group], *de[gated_group];
+      const int count = int(std::min<int64_t>(gated_group, range.end - k));
+      for (int n = 0; n < count; ++n) {
+        prefetch_of_source(k + prefetch_distance + n);
+        const int64_t i = col_.checked(k + n, a_.graph.num_cols, Fault::col, fault_);
+        const int64_t e = eid_.checked(k + n, a_.graph.num_edge_rows, Fault::eid, fault_);
+        if (i < 0 || e < 0) return;
+        scaled[n] = grads.direct_row(i);
+        gate[n] = gates_.direct_row(e);
+        de[n] = grad_edge_.direct_row(e);
+      }
+      over_features<C>(width_, [&](auto several, int64_t f) GRAPHKIT_LAMBDA_INLINE {
+        using S = decltype(several);
+        auto src = values_at<S>(to_src + f), value = values_at<S>(to_value + f);
+        for (int n = 0; n < count; ++n) {
+          src += values_at<S>(de[n] + f);
+          value += values_at<S>(scaled[n] + f) * sigmoid_as<S, C>(values_at<S>(gate[n] + f));
+        }
+        values_at<S>(to_src + f) = src;
+        values_at<S>(to_value + f) = value;
+      });
+    }
   }
 
   void factors(int64_t i, C *__restrict n, C *__restrict d, C *scratch) const {
