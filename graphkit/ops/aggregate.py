@@ -99,7 +99,9 @@ def aggregate(
             ",".join(reduces), lookup is not None, needs_grad,
         )[0]  # fmt: skip
     # Not `out[:, 0]`: its backward would fill a tensor of zeros first.
-    return out.squeeze(1) if isinstance(reduce, str) else out
+    if isinstance(reduce, str):
+        return out if out.dim() == 2 else out.squeeze(1)
+    return out if out.dim() == 3 else out.unsqueeze(1)
 
 
 def segment(x: Tensor, ptr: Tensor | CSR, reduce: str | Sequence[str] = "sum") -> Tensor:

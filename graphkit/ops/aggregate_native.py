@@ -304,6 +304,10 @@ class Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         output = aggregate_cpu(*inputs)
+        if output[0].size(1) == 1:
+            # [N, F] from the beginning: changing a view of it in place, as layers do to add a bias,
+            # would make backward copy its gradient.
+            output[0].squeeze_(1)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         _setup_context(ctx, inputs, output)
@@ -312,6 +316,8 @@ class Eager(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+        if grad is not None and grad.dim() == 2:
+            grad = grad.unsqueeze(1)
         return _gradients(ctx, grad, _aggregate_backward_cpu)
 
 
