@@ -89,6 +89,8 @@ def main() -> int:
                 row[f"{side}_bytes"] = found.get(mode)
             record["rows"].append(row)
             print(line_of(row), flush=True)
+        record["seconds"] = time.perf_counter() - begin
+        report.write(record, arguments.out)  # a run that is stopped keeps what it measured
     if not arguments.only:
         record["spmm"] = spawn("spmm", "-", arguments)
     record["seconds"] = time.perf_counter() - begin

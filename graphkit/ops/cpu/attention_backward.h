@@ -122,16 +122,21 @@ class AttentionBackwardKernel : AttentionPass<C, S> {
       const int64_t begin = h * scores_.per_head, end = begin + scores_.per_head;
       const C d = ds[h];
       if constexpr (S == Score::gatv2) {
-        const C *weight = scores_.att();
-#pragma GCC ivdep
-        for (int64_t f = begin; f < end; ++f) {
-          const C u = dst[f] + src[f] + (edge ? edge[f] : C(0));
-          to[f] = d * weight[f] * scores_.leaky_slope(u);
-          sums[f] += to[f];
+        int64_t f = begin;
+        for (; f + lanes <= end; f += lanes) {
+          Lanes<C> u, slope;
+          joined(dst + f, src + f, edge ? edge + f : nullptr, u, slope);
+          const Lanes<C> g = d * lanes_at(scores_.att() + f) * slope;
+          lanes_at(to + f) = g;
+          lanes_at(sums + f) += g;
+          if (att) lanes_at(att + f) += d * u * slope;
         }
-        if (att)
-          for (int64_t f = begin; f < end; ++f)
-            att[f] += d * scores_.leaky(dst[f] + src[f] + (edge ? edge[f] : C(0)));
+        for (; f < end; ++f) {
+          const C u = dst[f] + src[f] + (edge ? edge[f] : C(0));
+          to[f] = d * scores_.att()[f] * scores_.leaky_slope(u);
+          sums[f] += to[f];
+          if (att) att[f] += d * scores_.leaky(u);
+        }
       } else {
         const C t = d * scores_.scale();
         const C p = kept[h];
@@ -146,6 +151,14 @@ class AttentionBackwardKernel : AttentionPass<C, S> {
         }
       }
     }
+  }
+
+  // GATv2's sum of an entry's rows, and the slope of LeakyReLU there.
+  GRAPHKIT_INLINE void joined(const C *dst, const C *src, const C *edge, Lanes<C> &u,
+                              Lanes<C> &slope) const {
+    u = lanes_at(dst) + lanes_at(src);
+    if (edge) u += lanes_at(edge);
+    slope = u > Lanes<C>{} ? Lanes<C>{} + C(1) : Lanes<C>{} + scores_.slope();
   }
 
   void to_source(int64_t j, Range range, C *sums, C *scratch) {
@@ -176,11 +189,15 @@ class AttentionBackwardKernel : AttentionPass<C, S> {
         if constexpr (S == Score::additive) {
           to_src[h] += ds[h] * scores_.leaky_slope(dst[h] + src[h] + (edge ? edge[h] : C(0)));
         } else if constexpr (S == Score::gatv2) {
-          const C *weight = scores_.att();
           const C d = ds[h];
-#pragma GCC ivdep
-          for (int64_t f = begin; f < end; ++f)
-            to_src[f] += d * weight[f] *
+          int64_t f = begin;
+          for (; f + lanes <= end; f += lanes) {
+            Lanes<C> u, slope;
+            joined(dst + f, src + f, edge ? edge + f : nullptr, u, slope);
+            lanes_at(to_src + f) += d * lanes_at(scores_.att() + f) * slope;
+          }
+          for (; f < end; ++f)
+            to_src[f] += d * scores_.att()[f] *
                          scores_.leaky_slope(dst[f] + src[f] + (edge ? edge[f] : C(0)));
         } else {
           add_scaled(to_src + begin, ds[h] * scores_.scale(), dst + begin, scores_.per_head);
