@@ -29,7 +29,8 @@ fuzz: $(VENV)/.installed
 	  -Dnanobind_DIR=$$($(bin)/python -m nanobind --cmake_dir) > /dev/null
 	@$(bin)/cmake --build build/asan
 	LD_PRELOAD="$$(echo $$(for l in asan stdc++; do $${CXX:-c++} -print-file-name=lib$$l.so; done))" ASAN_OPTIONS=detect_leaks=0 \
-	  $(bin)/python tests/fuzz/fuzz_kernels.py --module build/asan/_cpu*.so --seconds $(FUZZ_SECONDS)
+	  $(bin)/python tests/fuzz/fuzz_kernels.py --module build/asan/_cpu*.so --seconds $(FUZZ_SECONDS) \
+	  --case build/asan/case.txt || { echo "to repeat it:" && cat build/asan/case.txt; exit 1; }
 
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff check .

@@ -27,6 +27,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--module", type=Path, help="kernels built with -DGRAPHKIT_SANITIZE=ON")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=Path, help="file that always holds the case at hand")
     parser.add_argument("--only", help="one op, case --seed alone")
     return parser.parse_args()
 
@@ -278,11 +279,11 @@ def main() -> None:
     end, seed = time.monotonic() + options.seconds, options.seed
     while time.monotonic() < end:
         for name in TARGETS:
-            # Said before the call: after a crash the last line names the case to repeat.
-            print(f"--only {name} --seed {seed}", end="\r", flush=True)
+            if options.case:  # before the call: after a crash it names what to repeat
+                options.case.write_text(f"--only {name} --seed {seed}\n", encoding="utf-8")
             runs[name, fuzz(name, seed)] += 1
         seed += 1
-    print(f"{'op':20} {'ran':>7} {'refused':>8}" + " " * 20)
+    print(f"{'op':20} {'ran':>7} {'refused':>8}")
     for name in TARGETS:
         print(f"{name:20} {runs[name, False]:7d} {runs[name, True]:8d}")
 
