@@ -37,9 +37,9 @@ class SAGEConv(MessagePassing, PyGSAGEConv):
             return super().forward(x, edge_index, size)
         if self.project:
             x = (dense(self.lin, x[0]).relu(), x[1])
-        found = self.propagate(edge_index, x=x, size=size)
-        root = dense(self.lin_r, x[1]) if self.root_weight and x[1] is not None else None
-        out = dense(self.lin_l, found, plus=root)
+        out = dense(self.lin_l, self.propagate(edge_index, x=x, size=size))
+        if self.root_weight and x[1] is not None:
+            out = dense(self.lin_r, x[1], plus=out)  # the sums are no longer held when it begins
         return F.normalize(out, dim=-1) if self.normalize else out
 
     def fused(self, csr: CSR, x: Any) -> Tensor:
