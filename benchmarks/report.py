@@ -91,9 +91,8 @@ def with_earlier_rows(record: dict[str, Any], path: Path) -> dict[str, Any]:
     taken = {row["case"] for row in rows}
     then = {key: earlier["environment"].get(key) for key in run}
     kept = [{"run": then, **row} for row in earlier["rows"] if row["case"] not in taken]
-    for key in ("spmm", "roofline"):
-        if key not in record and key in earlier:
-            record = {**record, key: earlier[key]}
+    if "spmm" not in record and "spmm" in earlier:
+        record = {**record, "spmm": earlier["spmm"]}
     return {**record, "rows": kept + rows}
 
 

@@ -17,7 +17,7 @@ _SUBMODULES = {
     "scatter": "scatter",
     "segment_coo": "segment",
     "segment_csr": "segment",
-    "utils": "utils",
+    "utils": "broadcast",
 }
 
 

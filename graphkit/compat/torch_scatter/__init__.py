@@ -19,7 +19,8 @@ Where these functions differ from the package (https://github.com/rusty1s/pytorc
 
 from __future__ import annotations
 
-from graphkit.compat.torch_scatter import composite, utils
+from graphkit.compat.torch_scatter import broadcast as utils
+from graphkit.compat.torch_scatter import composite
 from graphkit.compat.torch_scatter.composite import (
     scatter_log_softmax,
     scatter_logsumexp,

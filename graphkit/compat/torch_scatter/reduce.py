@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from graphkit.compat.torch_scatter.broadcast import broadcast
 from graphkit.compat.torch_scatter.groups import Groups, by_index, check_range, limits, remembered
-from graphkit.compat.torch_scatter.utils import broadcast
 from graphkit.errors import InputError, nearest
 from graphkit.ops.eager import is_eager
 

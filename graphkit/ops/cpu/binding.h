@@ -1,4 +1,4 @@
-// What the binding files of single ops share: addresses, and the graph as Python describes it.
+// What the binding files share: addresses, and the graph as Python describes it.
 #pragma once
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/tuple.h>

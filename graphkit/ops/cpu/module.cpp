@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "binding.h"
 #include "blocks.h"
-#include "kernels.h"
 
 namespace nb = nanobind;
 using namespace graphkit;
@@ -28,13 +28,6 @@ void bind_selective_scan(nb::module_ &m);  // selective_scan_module.cpp
 }
 
 namespace {
-
-using Address = uintptr_t;
-
-template <class T = void>
-T *at(Address a) {
-  return reinterpret_cast<T *>(a);
-}
 
 std::vector<const Kernels *> supported() {
   std::vector<const Kernels *> found{&kernels_baseline};
@@ -83,13 +76,6 @@ void check(const Fault &fault, const Graph &g) {
   throw nb::index_error(("rowptr: row " + std::to_string(fault.position) + " reaches " +
                          std::to_string(fault.value) + ", wanted non-decreasing values in 0.." +
                          std::to_string(g.num_entries)).c_str());
-}
-
-using GraphTuple = std::tuple<int, int64_t, int64_t, int64_t, int64_t, Address, Address, Address>;
-
-Graph graph_of(const GraphTuple &t) {
-  return {std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t), std::get<4>(t),
-          at(std::get<5>(t)), at(std::get<6>(t)), at(std::get<7>(t))};
 }
 
 template <class Arguments>

@@ -9,25 +9,13 @@
 #include <string>
 #include <tuple>
 
+#include "binding.h"
 #include "sampling.h"
 
 namespace nb = nanobind;
 
 namespace graphkit {
 namespace {
-
-using Address = uintptr_t;
-using GraphTuple = std::tuple<int, int64_t, int64_t, int64_t, int64_t, Address, Address, Address>;
-
-template <class T = void>
-T *at(Address a) {
-  return reinterpret_cast<T *>(a);
-}
-
-Graph graph_of(const GraphTuple &t) {
-  return {std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t), std::get<4>(t),
-          at(std::get<5>(t)), at(std::get<6>(t)), at(std::get<7>(t))};
-}
 
 void check(const Fault &fault, const Graph &g) {
   if (fault.kind == Fault::none) return;

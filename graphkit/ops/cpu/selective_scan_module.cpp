@@ -6,21 +6,18 @@
 #include <string>
 #include <tuple>
 
-#include "kernels.h"
+#include "binding.h"
 
 namespace nb = nanobind;
 
 namespace graphkit {
 namespace {
 
-using Address = uintptr_t;
 // dtype, width of ptr, steps, sequences, channels, states, reverse, softplus
 using Options = std::tuple<int, int, int64_t, int64_t, int64_t, int64_t, bool, bool>;
 // u, delta, B, C, z with the distances between their rows; A, D, bias, initial, ptr
 using Inputs = std::tuple<Address, Address, Address, Address, Address, int64_t, int64_t, int64_t,
                           int64_t, int64_t, Address, Address, Address, Address, Address>;
-
-void *at(Address a) { return reinterpret_cast<void *>(a); }
 
 SelectiveScan scan_of(const Options &o, const Inputs &in, Address out, Address last,
                       Address starts, int threads) {

@@ -1,4 +1,4 @@
-"""torch_scatter.utils: how an index is brought to the shape of what it indexes."""
+"""broadcast, torch_scatter.utils there: how an index is brought to the shape of what it indexes."""
 
 from __future__ import annotations
 
