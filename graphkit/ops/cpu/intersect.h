@@ -36,7 +36,4 @@ class FoundEntries {
   Fault fault;
 };
 
-// Counts what there is and, unless `keep` is false, remembers where (in b too with `keep_b`).
-std::unique_ptr<FoundEntries> intersect_rows(const IntersectRows &a, bool keep, bool keep_b);
-
 }  // namespace graphkit

@@ -33,7 +33,7 @@ std::unique_ptr<FoundEntries> find(GraphTuple a, GraphTuple b, bool difference, 
   std::unique_ptr<FoundEntries> found;
   {
     nb::gil_scoped_release release;
-    found = intersect_rows(rows, keep, keep_b);
+    found = active_kernels().intersect_rows(rows, keep, keep_b);
   }
   check(found->fault);
   return found;

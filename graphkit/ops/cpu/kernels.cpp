@@ -6,6 +6,7 @@
 #include "attention_forward.h"
 #include "batch_norm.h"
 #include "gated.h"
+#include "intersect_find.h"
 #include "linear.h"
 #include "selective_scan_backward.h"
 
@@ -99,6 +100,11 @@ Fault run_selective_scan_backward(const SelectiveScanBackward &b) {
   });
 }
 
+std::unique_ptr<FoundEntries> run_intersect_rows(const IntersectRows &a, bool keep, bool keep_b) {
+  if (a.a.index_bits == 32) return std::make_unique<Found<int32_t>>(a, keep, keep_b);
+  return std::make_unique<Found<int64_t>>(a, keep, keep_b);
+}
+
 }  // namespace
 
 #define GRAPHKIT_JOIN_(a, b) a##b
@@ -126,6 +132,7 @@ const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
     run_dense_gradient,
     run_selective_scan_forward,
     run_selective_scan_backward,
+    run_intersect_rows,
 };
 
 }  // namespace graphkit

@@ -3,6 +3,7 @@
 // between rows in elements. `rowptr`, `col`, `eid` share one index type.
 #pragma once
 #include <cstdint>
+#include <memory>
 
 namespace graphkit {
 
@@ -299,6 +300,9 @@ struct IndexRange {
   bool sorted;
 };
 
+struct IntersectRows;  // intersect.h
+class FoundEntries;
+
 struct Kernels {
   const char *isa;
   Fault (*aggregate_forward)(const AggregateForward &);
@@ -318,6 +322,8 @@ struct Kernels {
   void (*dense_gradient)(const DenseGradient &);
   Fault (*selective_scan_forward)(const SelectiveScan &);
   Fault (*selective_scan_backward)(const SelectiveScanBackward &);
+  // Counts what there is and, with `keep`, remembers where (in b too with `keep_b`).
+  std::unique_ptr<FoundEntries> (*intersect_rows)(const IntersectRows &, bool keep, bool keep_b);
 };
 
 extern const Kernels kernels_baseline;

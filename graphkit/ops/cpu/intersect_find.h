@@ -1,17 +1,28 @@
-#include "intersect.h"
-
+// How the rows of pairs are compared. Compiled once per instruction set: a register of one row is
+// compared with one value of the other at a time.
+#pragma once
 #include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "features.h"
+#include "intersect.h"
+#include "lanes.h"
 
 namespace graphkit {
 namespace {
 
-constexpr int64_t most_pairs = 256;  // of a block; blocks are handed out as threads get free
+// As many values of a row as a register holds.
+template <class I>
+using Several = typename Register<std::conditional_t<sizeof(I) == 4, float, double>>::positions;
+template <class I>
+constexpr int64_t several = register_bytes / int64_t(sizeof(I));
+
+constexpr int64_t most_pairs = 1024;  // of a block; blocks are handed out as threads get free
 constexpr int64_t gallop_ratio = 32;  // lengths beyond this ratio: search instead of merging
-constexpr int64_t ahead = 8;  // pairs whose rows are asked for before their turn
+template <class I>
+constexpr int64_t search_ratio = 4 * several<I>;  // the same where rows are taken by registers
+constexpr int64_t ahead = 16;  // pairs whose rows are asked for before their turn
 
 // First place in v[from, n) with a value of at least `value`: doubling steps, then halving.
 template <class I>
@@ -39,6 +50,7 @@ GRAPHKIT_INLINE int64_t above(I x, I y) {
 
 // Places in the two rows, written to arrays with room for one more than can be found: the loops
 // always write and then move on only if there was something, which saves a mispredicted branch.
+// Order was checked before; should a row have changed since, the loops still end, and stay inside.
 template <class I>
 struct Places {
   I *a, *b;
@@ -56,55 +68,95 @@ void merge_common(const I *a, int64_t na, const I *b, int64_t nb, Places<I> &out
     const bool found = (x == y) & (x != last);
     n += found;
     last = x == y ? x : last;
-    i += 1 + above(x, y);
-    j += 1 + above(y, x);
+    const int64_t past = above(x, y);
+    i += 1 + past;
+    j += 1 + (above(y, x) & ~past);  // both can be set where the difference overflows
   }
   out.count = n;
 }
 
-// Four values of a row at a time, so that a step compares sixteen pairs and advances by four.
-typedef int32_t Four __attribute__((vector_size(16), aligned(4), may_alias));
+// The longer row is taken a register at a time and compared with values of the shorter one, which are
+// apart from it where no bit differs. Reads, and does not use, what lies behind the rows.
+template <class I>
+class Blocks {
+ public:
+  Blocks(const I *many, int64_t n_many, const I *few, int64_t n_few, I *at_many, I *at_few)
+      : many_(many), n_many_(n_many), few_(few), n_few_(n_few), at_many_(at_many), at_few_(at_few) {}
 
-inline bool any(Four v) {
-  typedef int64_t Two __attribute__((vector_size(16), may_alias));
-  const Two halves = Two(v);
-  return (halves[0] | halves[1]) != 0;
-}
-
-// Values from `at` on; `absent` past the end of the row. May read, not use, what lies behind it.
-inline Four four_of(const int32_t *row, int64_t at, int64_t n, int32_t absent) {
-  const int32_t left = int32_t(std::min<int64_t>(n - at, 4));
-  const Four values = *reinterpret_cast<const Four *>(row + at);
-  const Four there = Four{0, 1, 2, 3} < left;
-  return (values & there) | (~there & absent);
-}
-
-void merge_common_by_four(const int32_t *a, int64_t na, const int32_t *b, int64_t nb,
-                          Places<int32_t> &out) {
-  typedef int32_t Lane __attribute__((vector_size(16)));
-  int64_t i = 0, j = 0, n = 0;
-  int32_t last = -1;
-  while (i < na && j < nb) {
-    const Four x = four_of(a, i, na, -1), y = four_of(b, j, nb, -2);
-    const Four equal = Four(x == y) | Four(x == __builtin_shuffle(y, Lane{1, 2, 3, 0})) |
-                       Four(x == __builtin_shuffle(y, Lane{2, 3, 0, 1})) |
-                       Four(x == __builtin_shuffle(y, Lane{3, 0, 1, 2}));
-    if (any(equal))
-      for (int lane = 0; lane < 4; ++lane) {
-        const int32_t value = x[lane];
-        if (!equal[lane] || value == last) continue;
-        int64_t place = j;
-        while (b[place] != value) ++place;
-        last = value;
-        out.a[n] = int32_t(i + lane);
-        out.b[n++] = int32_t(place);
-      }
-    const int32_t end_x = a[std::min(i + 3, na - 1)], end_y = b[std::min(j + 3, nb - 1)];
-    i += 4 & ~above(end_x, end_y);
-    j += 4 & ~above(end_y, end_x);
+  // Each value of the shorter row meets the blocks that it can be in.
+  int64_t merge() {
+    int64_t j = 0;
+    for (int64_t i = 0; i < n_many_ && j < n_few_; i += size) {
+      const int64_t first = j;
+      const I end = many_[std::min(i + size, n_many_) - 1];
+      if (few_[j] > end) continue;
+      const Block x = block(i);
+      Apart apart = ~Apart{};
+      do meet(x, few_[j], apart);
+      while (++j < n_few_ && few_[j] <= end);
+      if (any_of(Block(apart == Apart{}))) note(i, x, apart, first);
+    }
+    return n_;
   }
-  out.count = n;
-}
+
+  // Up to `few_most` values meet all blocks, as if there were `few_most`: most rows are short, and
+  // the end of each loop over one would be a mispredicted branch.
+  static constexpr int64_t few_most = 16;
+  int64_t meet_all() {
+    alignas(64) I value[few_most];
+    for (int64_t k = 0; k < few_most; k += size) {
+      const Block there = places() < I(n_few_ - k);
+      *reinterpret_cast<Block *>(value + k) =
+          (*reinterpret_cast<const Block *>(few_ + k) & there) | (few_[n_few_ - 1] & ~there);
+    }
+    asm volatile("" : : "r"(value) : "memory");  // broadcast from memory, not through registers
+    for (int64_t i = 0; i < n_many_; i += size) {
+      const Block x = block(i);
+      Apart apart = ~Apart{};
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < few_most; ++k) meet(x, value[k], apart);
+      if (any_of(Block(apart == Apart{}))) note(i, x, apart, 0);
+    }
+    return n_;
+  }
+
+ private:
+  static constexpr int64_t size = several<I>;
+  using Block = Several<I>;
+  using Unsigned = std::make_unsigned_t<I>;
+  typedef Unsigned Apart __attribute__((vector_size(register_bytes), aligned(sizeof(I)), may_alias));
+
+  static Block places() {
+    Block lane{};
+    for (int64_t l = 0; l < size; ++l) lane[l] = I(l);
+    return lane;
+  }
+  Block block(int64_t i) const { return *reinterpret_cast<const Block *>(many_ + i); }
+  static GRAPHKIT_INLINE void meet(Block x, I value, Apart &apart) {
+    const Apart each = Apart(x ^ value);
+    apart = each < apart ? each : apart;
+  }
+  // Few blocks hold what the other row holds: here branches may be missed.
+  __attribute__((noinline)) void note(int64_t i, Block x, Apart apart, int64_t place) {
+    const int64_t left = std::min(n_many_ - i, size);
+    for (int64_t lane = 0; lane < left && n_ < n_few_; ++lane) {
+      const I value = x[lane];
+      if (apart[lane] || value == last_) continue;
+      while (few_[place] != value) ++place;
+      last_ = value;
+      at_many_[n_] = I(i + lane);
+      at_few_[n_++] = I(place);
+    }
+  }
+
+  const I *many_;
+  int64_t n_many_;
+  const I *few_;
+  int64_t n_few_;
+  I *at_many_, *at_few_;
+  int64_t n_ = 0;
+  I last_ = -1;
+};
 
 template <class I>
 void merge_difference(const I *a, int64_t na, const I *b, int64_t nb, Places<I> &out) {
@@ -113,11 +165,11 @@ void merge_difference(const I *a, int64_t na, const I *b, int64_t nb, Places<I> 
   while (i < na && j < nb) {
     const I x = a[i], y = b[j];
     out.a[n] = I(i);
-    n += (x < y) & (x != last);
-    const I past = I(above(x, y));  // else x is done with
-    last = (last & past) | (x & ~past);
-    i += 1 + above(x, y);
-    j += 1 + above(y, x);
+    const int64_t past = above(x, y);  // else x is done with
+    n += (x != y) & (x != last) & (past == 0);
+    last = I((last & past) | (x & ~past));
+    i += 1 + past;
+    j += 1 + (above(y, x) & ~past);
   }
   for (; i < na; ++i) {
     out.a[n] = I(i);
@@ -127,20 +179,36 @@ void merge_difference(const I *a, int64_t na, const I *b, int64_t nb, Places<I> 
   out.count = n;
 }
 
-// Each value of the short row is looked up in the long one.
+// Each value of the short row is looked up in the long one, a few of them together: the next step of
+// one does not wait for the memory that another asked for.
 template <class I>
 void search_common(const I *few, int64_t n_few, const I *many, int64_t n_many, I *at_few,
                    I *at_many, int64_t &count) {
-  int64_t place = 0;
-  count = 0;
-  for (int64_t k = 0; k < n_few; ++k) {
-    if (k > 0 && few[k] == few[k - 1]) continue;
-    place = seek(many, place, n_many, few[k]);
-    if (place == n_many) return;
-    at_few[count] = I(k);
-    at_many[count] = I(place);
-    count += many[place] == few[k];
+  constexpr int64_t together = 8;
+  int64_t n = 0, start = 0;
+  for (int64_t k = 0; k < n_few && start < n_many; k += together) {
+    const int64_t left = std::min(n_few - k, together);
+    int64_t place[together];
+    I key[together];
+    for (int64_t l = 0; l < together; ++l) {
+      place[l] = start;
+      key[l] = few[k + std::min(l, left - 1)];
+    }
+    for (int64_t length = n_many - start; length > 0;) {  // first place with a value >= the key
+      const int64_t half = (length + 1) / 2;
+      for (int64_t l = 0; l < together; ++l)
+        place[l] += half & -int64_t(many[place[l] + half - 1] < key[l]);
+      length -= half;
+    }
+    for (int64_t l = 0; l < left; ++l) {
+      if (k + l > 0 && key[l] == few[k + l - 1]) continue;
+      at_few[n] = I(k + l);
+      at_many[n] = I(place[l]);
+      n += place[l] < n_many && many[place[l]] == key[l];
+    }
+    start = place[left - 1];
   }
+  count = n;
 }
 
 template <class I>
@@ -170,22 +238,28 @@ void search_difference(const I *a, int64_t na, const I *b, int64_t nb, Places<I>
 }
 
 template <class I>
-void find_places(const I *a, int64_t na, const I *b, int64_t nb, bool difference, bool readable,
+void find_common(const I *a, int64_t na, const I *b, int64_t nb, bool readable_a, bool readable_b,
                  Places<I> &out) {
-  const bool search = na > gallop_ratio * nb || nb > gallop_ratio * na;
-  if (difference) {
-    if (search) search_difference(a, na, b, nb, out);
-    else merge_difference(a, na, b, nb, out);
-  } else if (!search) {
-    if constexpr (sizeof(I) == 4) {
-      if (readable) return merge_common_by_four(a, na, b, nb, out);
-    }
-    merge_common(a, na, b, nb, out);
-  } else if (na < nb) {
-    search_common(a, na, b, nb, out.a, out.b, out.count);
-  } else {
-    search_common(b, nb, a, na, out.b, out.a, out.count);
+  const bool swap = na < nb;  // without a branch: which row is longer is a toss-up
+  const I *const row[2] = {a, b};
+  I *const at[2] = {out.a, out.b};
+  const int64_t length[2] = {na, nb};
+  const I *const many = row[swap], *const few = row[!swap];
+  const int64_t n_many = length[swap], n_few = length[!swap];
+  if (n_few == 0) out.count = 0;
+  else if (n_many > search_ratio<I> * n_few)
+    search_common(few, n_few, many, n_many, at[!swap], at[swap], out.count);
+  else if (!readable_a || !readable_b) merge_common(a, na, b, nb, out);
+  else {
+    Blocks<I> blocks(many, n_many, few, n_few, at[swap], at[!swap]);
+    out.count = n_few <= Blocks<I>::few_most ? blocks.meet_all() : blocks.merge();
   }
+}
+
+template <class I>
+void find_difference(const I *a, int64_t na, const I *b, int64_t nb, Places<I> &out) {
+  if (na > gallop_ratio * nb || nb > gallop_ratio * na) search_difference(a, na, b, nb, out);
+  else merge_difference(a, na, b, nb, out);
 }
 
 // The two sides of the pairs: rows that are checked, and asked for from memory before their turn.
@@ -209,8 +283,8 @@ class Side {
     }
     return {begin, end};
   }
-  // Whether there are values in memory for three more places.
-  bool readable(Range r) const { return r.end + 3 <= num_entries_; }
+  // Whether there are values in memory for all places that are read of blocks that start in the row.
+  bool readable(Range r) const { return r.end + Blocks<I>::few_most <= num_entries_; }
   const I *col(Range r) const { return col_ + r.begin; }
   GRAPHKIT_INLINE void prefetch_start(int64_t pair) const {
     prefetch_line(reinterpret_cast<uintptr_t>(rowptr_) + uintptr_t(row_[pair]) * sizeof(I));
@@ -229,34 +303,6 @@ class Side {
   int64_t num_rows_, num_entries_;
   const int64_t *row_;
 };
-
-template <class I>
-void check_order(const Graph &g, int threads, FaultFlag &fault, Disorder &first) {
-  const Rows rows(g);
-  const I *col = static_cast<const I *>(g.col);
-  const int blocks = int(std::min<int64_t>(g.num_rows, int64_t(threads) * 8));
-  std::vector<Disorder> found(size_t(std::max(blocks, 0)));
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
-  for (int block = 0; block < blocks; ++block) {
-    const Range range = rows.block(block, blocks);
-    Disorder &bad = found[size_t(block)];
-    for (int64_t i = range.begin; i < range.end && bad.row < 0; ++i) {
-      const Range r = rows.entries(i, fault);
-      for (int64_t k = r.begin; k < r.end; ++k) {
-        if (uint64_t(col[k]) >= uint64_t(g.num_cols)) fault.raise(Fault::col, k, int64_t(col[k]));
-        if (k > r.begin && col[k] < col[k - 1]) {
-          bad = {i, k};
-          break;
-        }
-      }
-    }
-  }
-  for (const Disorder &bad : found)
-    if (bad.row >= 0) {
-      first = bad;
-      return;
-    }
-}
 
 // Positions are kept in blocks of consecutive pairs, in the index type of the graphs.
 template <class I>
@@ -322,8 +368,11 @@ void Found<I>::find(const IntersectRows &a, bool keep, bool keep_b) {
           places.reset(new I[size_t(2 * room)]);
         }
         Places<I> found{places.get(), places.get() + room, 0};
-        find_places(left.col(row_a), row_a.size(), right.col(row_b), row_b.size(), a.difference,
-                    left.readable(row_a) && right.readable(row_b), found);
+        const I *const cols_a = left.col(row_a), *const cols_b = right.col(row_b);
+        if (a.difference) find_difference(cols_a, row_a.size(), cols_b, row_b.size(), found);
+        else
+          find_common(cols_a, row_a.size(), cols_b, row_b.size(), left.readable(row_a),
+                      right.readable(row_b), found);
         a.count[p] = found.count;
         sum += found.count;
         if (keep && found.count) {
@@ -365,18 +414,4 @@ void Found<I>::copy_as(To *node, To *entry, To *entry_b) const {
 }
 
 }  // namespace
-
-Fault find_disorder(const Graph &graph, int threads, Disorder &out) {
-  FaultFlag fault;
-  threads = threads_for(graph.num_entries, threads);
-  if (graph.index_bits == 32) check_order<int32_t>(graph, threads, fault, out);
-  else check_order<int64_t>(graph, threads, fault, out);
-  return fault.result();
-}
-
-std::unique_ptr<FoundEntries> intersect_rows(const IntersectRows &a, bool keep, bool keep_b) {
-  if (a.a.index_bits == 32) return std::make_unique<Found<int32_t>>(a, keep, keep_b);
-  return std::make_unique<Found<int64_t>>(a, keep, keep_b);
-}
-
 }  // namespace graphkit
