@@ -75,7 +75,7 @@ def attention(
         - **out:** ``[num_rows, H * D]``
 
     Raises:
-        InputError: an unknown score, or a tensor whose shape or dtype does not fit.
+        InputError: an unknown score, or a tensor whose shape, dtype or device does not fit.
 
     Example:
         >>> csr = CSR.from_edge_index(torch.tensor([[0, 1], [2, 2]]), num_nodes=3)
@@ -88,7 +88,7 @@ def attention(
     scale = max(width, 1) ** -0.5 if scale is None else scale
     if dropout and seed is None:
         seed = torch.randint(2**62, (1,))
-    if backends.current(value.device) != "native":
+    if backends.current(value.device) in ("reference", "torch_scatter"):
         return reference.attention(
             csr, value, dst, src, edge, score=score, heads=heads, att=att, bias=bias,
             negative_slope=negative_slope, scale=scale, dropout=dropout, seed=seed,
@@ -134,6 +134,8 @@ def _check(
         raise InputError(f"heads: {heads}, wanted a divisor of value's {value.size(1)} columns")
     if not 0.0 <= dropout <= 1.0:
         raise InputError(f"dropout: {dropout}, wanted a probability")
+    if csr.col.device != value.device:
+        raise InputError(f"csr: on {csr.col.device}, wanted {value.device} as value")
     columns = heads if score == "additive" else value.size(1)
     wanted = {
         "dst": (dst, csr.num_rows, columns),
@@ -148,10 +150,14 @@ def _check(
             raise InputError(f"{name}: shape {list(tensor.shape)}, wanted [{rows}, {width}]")
         if tensor.dtype != value.dtype:
             raise InputError(f"{name}: dtype {tensor.dtype}, wanted {value.dtype} as value")
+        if tensor.device != value.device:
+            raise InputError(f"{name}: on {tensor.device}, wanted {value.device} as value")
     if (score == "gatv2") != (att is not None):
         raise InputError(f"att: {'missing' if att is None else 'given'} with score={score!r}")
     if att is not None and att.numel() != value.size(1):
         raise InputError(f"att: shape {list(att.shape)}, wanted {value.size(1)} values")
+    if att is not None and att.device != value.device:
+        raise InputError(f"att: on {att.device}, wanted {value.device} as value")
     return value.size(1) // heads
 
 
@@ -397,3 +403,17 @@ class _Eager(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
         return _gradients(ctx, grad, _attention_backward_cpu)
+
+
+@_attention.register_kernel("cuda")
+def _(*arguments):  # type: ignore[no-untyped-def]
+    from graphkit.ops.triton.attention import attention_forward  # only with a GPU
+
+    return attention_forward(*arguments)
+
+
+@_attention_backward.register_kernel("cuda")
+def _(*arguments):  # type: ignore[no-untyped-def]
+    from graphkit.ops.triton.attention_backward import attention_backward
+
+    return attention_backward(*arguments)

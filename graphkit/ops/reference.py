@@ -139,7 +139,9 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def keep_factors(seed: Tensor, edge: Tensor, heads: int, dropout: float) -> Tensor:
+def keep_factors(
+    seed: Tensor, edge: Tensor, heads: int, dropout: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """``[E, H]`` 0 or ``1 / (1 - dropout)`` for each edge id and head, as the kernels hash them."""
     low = 0xFFFFFFFF
     number = int(seed) & 0xFFFFFFFFFFFFFFFF
@@ -148,7 +150,7 @@ def keep_factors(seed: Tensor, edge: Tensor, heads: int, dropout: float) -> Tens
     x = _mix(x[:, None] ^ torch.arange(heads, device=edge.device))
     threshold = int(min(dropout * 2.0**32, 2.0**32 - 1))
     factor = 0.0 if dropout >= 1.0 else 1.0 / (1.0 - dropout)
-    return torch.where(x < threshold, 0.0, factor)
+    return (x >= threshold).to(dtype) * factor
 
 
 def edge_softmax(csr: CSR, scores: Tensor) -> Tensor:
@@ -207,5 +209,5 @@ def attention(
     weights = edge_softmax(csr, scores)
     if dropout:
         assert seed is not None
-        weights = weights * keep_factors(seed, which, heads, dropout).to(weights.dtype)
+        weights = weights * keep_factors(seed, which, heads, dropout, weights.dtype)
     return total(csr, (weights[..., None] * values).flatten(1)).to(dtype)

@@ -205,6 +205,7 @@ def test_opcheck():
         ({"dst": torch.zeros(3, 4)}, "dst: shape"),
         ({"src": torch.zeros(3, 2, dtype=torch.float64)}, "src: dtype"),
         ({"bias": torch.zeros(1, 2)}, "bias: shape"),
+        ({"dst": torch.zeros(3, 2, device="meta")}, "dst: on meta"),
         ({"att": torch.zeros(4)}, "att: given"),
         ({"dropout": 1.5}, "dropout: 1.5"),
     ],

@@ -34,6 +34,8 @@ from graphkit.ops import CSR
 from graphkit.ops.triton import pieces
 from graphkit.ops.triton.aggregate import aggregate_forward
 from graphkit.ops.triton.aggregate_backward import aggregate_backward
+from graphkit.ops.triton.attention import attention_forward
+from graphkit.ops.triton.attention_backward import attention_backward
 from graphkit.ops.triton.gated import gated_backward, gated_forward
 from graphkit.ops.triton.selective_scan import selective_scan_backward, selective_scan_forward
 
@@ -61,6 +63,24 @@ out, gates, sums = gated_forward(x, x, x, e, *structure, True, 1e-6, True)
 gated_backward(out, gates, x, x, x, gates, *both, True, 1e-6, out, sums)
 out, _, sums = gated_forward(x, x, x, None, *structure, True, 1e-6, True)
 gated_backward(out, None, x, x, x, None, *both, True, 1e-6, out, sums)
+
+def attend(score, heads, width, edges, dropout, dtype):
+    columns = heads if score == "additive" else heads * width
+    value, row = torch.ones(9, heads * width, dtype=dtype), torch.ones(40, columns, dtype=dtype)
+    dst = row[:9]
+    src = value if score == "dot" else row[9:18]
+    att = value[0] if score == "gatv2" else None
+    edge, bias = (row, row[:, :heads].contiguous()) if edges else (None, None)
+    tensors = (value, dst, src, edge, att, bias, torch.tensor([-7]) if dropout else None)
+    options = (score, heads, 0.2, 0.5, dropout)
+    out, lse = attention_forward(*tensors, *both, *options, True)
+    attention_backward(out, out, lse, *tensors, *both, *options, edges, edges, edges)
+
+attend("additive", 8, 8, False, 0.4, torch.float32)
+attend("additive", 3, 5, True, 0.0, torch.bfloat16)
+attend("gatv2", 4, 16, True, 0.4, torch.float32)
+attend("gatv2", 1, 300, False, 0.0, torch.float16)
+attend("dot", 4, 16, True, 0.4, torch.float64)
 
 def scan(ptr, dtype, optional):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -94,4 +114,5 @@ def test_kernels_compile_without_atomics(tmp_path):
     names = {name for name, _ in seen}
     assert {"_forward", "_combine", "_pull", "_table", "_fold", "_moments"} <= names
     assert {"_destinations", "_sources", "_backward"} <= names
+    assert {"_attend", "_attend_hubs", "_to_destinations", "_to_sources"} <= names
     assert all(atomics == "False" for _, atomics in seen)

@@ -14,7 +14,12 @@ HERE = Path(__file__).parent
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize(
     "name",
-    ["test_triton_aggregate.py", "test_triton_gated.py", "test_triton_selective_scan.py"],
+    [
+        "test_triton_aggregate.py",
+        "test_triton_attention.py",
+        "test_triton_gated.py",
+        "test_triton_selective_scan.py",
+    ],
 )
 def test_the_interpreted_kernels_pass_their_tests(name):
     # Triton reads the variable when it is first imported, so it needs a process of its own; there
