@@ -232,6 +232,8 @@ class GatedBackwardKernel {
       C *__restrict n = row(scratch, 2);
       C *__restrict d = row(scratch, 3);
       if (values_.direct() && gates_) return source_groups(range, to_src, to_value);
+      if (values_.direct() && !a_.normalize)
+        return source_groups_without_edges(range, src, value, to_src, to_value);
       for (int64_t k = range.begin; k < range.end; ++k) {
         prefetch_of_source(k + prefetch_distance);
         const int64_t i = col_.checked(k, a_.graph.num_cols, Fault::col, fault_);
@@ -284,6 +286,7 @@ class GatedBackwardKernel {
     if (k >= a_.graph.num_entries) return;
     (scaled_ ? scaled_ : grads_).prefetch(col_[k]);
     if (gates_) gates_.prefetch(eid_[k]);
+    else gate_dst_.prefetch(col_[k]);
     if (grad_edge_) grad_edge_.prefetch(eid_[k]);
   }
 
@@ -346,6 +349,36 @@ class GatedBackwardKernel {
         }
         values_at<S>(to_src + f) = src;
         values_at<S>(to_value + f) = value;
+      });
+    }
+  }
+
+  // The same where no gate was kept; without normalisation only.
+  void source_groups_without_edges(Range range, const C *src, const C *value, C *to_src,
+                                   C *to_value) {
+    for (int64_t k = range.begin; k < range.end; k += gated_group) {
+      const C *dst[gated_group], *grad[gated_group];
+      const int count = int(std::min<int64_t>(gated_group, range.end - k));
+      for (int n = 0; n < count; ++n) {
+        prefetch_of_source(k + prefetch_distance + n);
+        const int64_t i = col_.checked(k + n, a_.graph.num_cols, Fault::col, fault_);
+        if (i < 0) return;
+        dst[n] = gate_dst_.direct_row(i);
+        grad[n] = grads_.direct_row(i);
+      }
+      over_features<C>(width_, [&](auto several, int64_t f) GRAPHKIT_LAMBDA_INLINE {
+        using S = decltype(several);
+        const auto at_src = values_at<S>(src + f);
+        auto through = values_at<S>(to_src + f), sum = values_at<S>(to_value + f);
+        const auto at_value = values_at<S>(value + f);
+        for (int n = 0; n < count; ++n) {
+          const auto s = sigmoid_as<S, C>(values_at<S>(dst[n] + f) + at_src);
+          const auto part = values_at<S>(grad[n] + f) * s;
+          sum += part;
+          through += part * at_value * (C(1) - s);
+        }
+        values_at<S>(to_src + f) = through;
+        values_at<S>(to_value + f) = sum;
       });
     }
   }
