@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -197,6 +199,15 @@ def _call(
     return options, (*addresses, *(cpu.address(t) for t in whole)), (*rows, *whole)
 
 
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the kernels say about the offsets, as an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def _sequences(seq_ptr: Tensor | None) -> int:
     return 1 if seq_ptr is None else seq_ptr.numel() - 1
 
@@ -230,13 +241,11 @@ def _scan_cpu(
     options, inputs, _alive = _call(
         u, delta, A, B, C, D, z, delta_bias, initial, seq_ptr, reverse, delta_softplus
     )
-    try:
+    with _refusing():
         cpu.kernels.selective_scan_forward(
             options, inputs, out.data_ptr(), last.data_ptr() if want_last else 0,
             starts.data_ptr() if starts.numel() else 0, cpu.threads(),
         )  # fmt: skip
-    except ValueError as error:
-        raise InputError(str(error)) from None
     return out, last, starts
 
 
@@ -304,11 +313,12 @@ def _scan_backward_cpu(
     options, addresses, _alive = _call(*inputs, seq_ptr, reverse, delta_softplus)
     grad, ldg = cpu.rows(grad)
     grad_last = None if grad_last is None else grad_last.contiguous()
-    cpu.kernels.selective_scan_backward(
-        options, addresses, starts.data_ptr() if starts.numel() else 0, grad.data_ptr(), ldg,
-        cpu.address(grad_last),
-        (to_u, to_delta, to_z, to_A, to_B, to_C, to_D, to_bias, to_initial), cpu.threads(),
-    )  # fmt: skip
+    with _refusing():
+        cpu.kernels.selective_scan_backward(
+            options, addresses, starts.data_ptr() if starts.numel() else 0, grad.data_ptr(), ldg,
+            cpu.address(grad_last),
+            (to_u, to_delta, to_z, to_A, to_B, to_C, to_D, to_bias, to_initial), cpu.threads(),
+        )  # fmt: skip
     grads[3], grads[4] = grads[3].to(u.dtype), grads[4].to(u.dtype)
     return grads
 

@@ -39,6 +39,7 @@ GRAPHKIT_INLINE int64_t above(I x, I y) {
 
 // Places in the two rows, written to arrays with room for one more than can be found: the loops
 // always write and then move on only if there was something, which saves a mispredicted branch.
+// Order was checked before; should a row have changed since, the loops still end, and stay inside.
 template <class I>
 struct Places {
   I *a, *b;
@@ -56,8 +57,9 @@ void merge_common(const I *a, int64_t na, const I *b, int64_t nb, Places<I> &out
     const bool found = (x == y) & (x != last);
     n += found;
     last = x == y ? x : last;
-    i += 1 + above(x, y);
-    j += 1 + above(y, x);
+    const int64_t past = above(x, y);
+    i += 1 + past;
+    j += 1 + (above(y, x) & ~past);  // both can be set where the difference overflows
   }
   out.count = n;
 }
@@ -82,6 +84,7 @@ inline Four four_of(const int32_t *row, int64_t at, int64_t n, int32_t absent) {
 void merge_common_by_four(const int32_t *a, int64_t na, const int32_t *b, int64_t nb,
                           Places<int32_t> &out) {
   typedef int32_t Lane __attribute__((vector_size(16)));
+  const int64_t most = std::min(na, nb);
   int64_t i = 0, j = 0, n = 0;
   int32_t last = -1;
   while (i < na && j < nb) {
@@ -94,7 +97,8 @@ void merge_common_by_four(const int32_t *a, int64_t na, const int32_t *b, int64_
         const int32_t value = x[lane];
         if (!equal[lane] || value == last) continue;
         int64_t place = j;
-        while (b[place] != value) ++place;
+        while (place < nb && b[place] != value) ++place;
+        if (place == nb || i + lane >= na || n == most) continue;  // only where a row changed
         last = value;
         out.a[n] = int32_t(i + lane);
         out.b[n++] = int32_t(place);
@@ -113,11 +117,11 @@ void merge_difference(const I *a, int64_t na, const I *b, int64_t nb, Places<I> 
   while (i < na && j < nb) {
     const I x = a[i], y = b[j];
     out.a[n] = I(i);
-    n += (x < y) & (x != last);
-    const I past = I(above(x, y));  // else x is done with
-    last = (last & past) | (x & ~past);
-    i += 1 + above(x, y);
-    j += 1 + above(y, x);
+    const int64_t past = above(x, y);  // else x is done with
+    n += (x != y) & (x != last) & (past == 0);
+    last = I((last & past) | (x & ~past));
+    i += 1 + past;
+    j += 1 + (above(y, x) & ~past);
   }
   for (; i < na; ++i) {
     out.a[n] = I(i);
