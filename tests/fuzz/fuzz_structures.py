@@ -82,7 +82,7 @@ def fuzz_selective_scan(s: Source) -> None:
         _spoil(s, ptr)
     out, last = ops.selective_scan(
         u, delta, decay, b, c, *given, seq_ptr=offsets, initial=first, reverse=s.chance(0.5),
-        delta_softplus=s.chance(0.7), return_last=True,
+        delta_softplus=s.chance(0.7), disc=s.random.choice(["euler", "zoh"]), return_last=True,
     )  # fmt: skip
     wanted = [t for t in (u, delta, decay, b, c, *given, first) if t is not None]
     wanted = [t for t in wanted if t.requires_grad]
