@@ -4,6 +4,7 @@
     python -m benchmarks --list
     python -m benchmarks --only gcn,four     # some, the rows of others stay as they are in results/
     python -m benchmarks --only "gat*"       # a trailing * matches the beginning of a name
+    python -m benchmarks --only roofline     # what each op moves or computes per second, alone
     python -m benchmarks --scale 0.01        # a hundredth of the graph, to try the machinery
 
 Every case runs in processes of its own: one that times both sides in turns, one per side that
@@ -51,16 +52,17 @@ def main() -> int:
         return work(arguments)
     # The registry imports torch and both libraries, so a worker pays for it, and --list here.
     from benchmarks import report
-    from benchmarks.cases import CASES, select
+    from benchmarks.cases import CASES, RATES, select, select_rates
 
     if arguments.list:
-        for case in CASES.values():
-            print(f"{case.name:14} {case.title}")
+        for each in (*CASES.values(), *RATES.values()):
+            print(f"{each.name:14} {each.title}")
         return 0
-    cases = list(select(arguments.only))
-    if not cases:
+    cases, rates = list(select(arguments.only)), list(select_rates(arguments.only))
+    if not cases and not rates:
         print(
-            f"--only {arguments.only}: no such case; there are {', '.join(CASES)}", file=sys.stderr
+            f"--only {arguments.only}: no such case; there are {', '.join((*CASES, *RATES))}",
+            file=sys.stderr,
         )
         return 2
     begin = time.perf_counter()
@@ -69,6 +71,7 @@ def main() -> int:
         "graph": report.describe_graph(arguments.scale),
         "scale": arguments.scale,
         "rows": [],
+        "rates": [],
     }
     for case in cases:
         timed = spawn("time", case.name, arguments)
@@ -91,12 +94,19 @@ def main() -> int:
             print(line_of(row), flush=True)
         record["seconds"] = time.perf_counter() - begin
         report.write(record, arguments.out)  # a run that is stopped keeps what it measured
+    for rate in rates:
+        found = spawn("rate", rate.name, arguments, rate.threads)
+        row = {"case": rate.name, "title": rate.title, "goal": rate.goal, **found}
+        record["rates"].append(row)
+        print(report.rate_line(row), flush=True)
+        record["seconds"] = time.perf_counter() - begin
+        report.write(record, arguments.out)
     if not arguments.only:
         record["spmm"] = spawn("spmm", "-", arguments)
     record["seconds"] = time.perf_counter() - begin
     for path in report.write(record, arguments.out):
         print(path)
-    return int(any("error" in row for row in record["rows"]))
+    return int(any("error" in row for row in (*record["rows"], *record["rates"])))
 
 
 def line_of(row: dict[str, Any]) -> str:
@@ -111,23 +121,28 @@ def line_of(row: dict[str, Any]) -> str:
     return line
 
 
-def spawn(task: str, case: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def spawn(
+    task: str, case: str, arguments: argparse.Namespace, threads: int | None = None
+) -> dict[str, Any]:
     """Run one task in a process of its own and return what it measured."""
+    number = str(threads or arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [
             sys.executable, "-m", "benchmarks", "--worker", task, case, str(answer),
-            "--scale", str(arguments.scale), "--threads", str(arguments.threads),
+            "--scale", str(arguments.scale), "--threads", number,
         ]  # fmt: skip
         if arguments.repeats:
             command += ["--repeats", str(arguments.repeats)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": number}
         done = subprocess.run(
             command, cwd=Path(__file__).parent.parent, env=environment, stderr=subprocess.PIPE,
             text=True, check=False,
         )  # fmt: skip
         if done.returncode or not answer.exists():
             words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            if task == "rate":
+                return {"error": words[-1]}
             return {"-": {"error": words[-1]}} if task == "time" else {}
         return dict(json.loads(answer.read_text(encoding="utf-8")))
 
@@ -136,13 +151,17 @@ def work(arguments: argparse.Namespace) -> int:
     import torch
 
     from benchmarks import measure, spmm
-    from benchmarks.cases import CASES, Skipped
+    from benchmarks.cases import CASES, RATES, Skipped
 
     torch.set_num_threads(arguments.threads)
     task, name, answer = arguments.worker
     found: dict[str, Any] = {}
     if task == "spmm":
         found = spmm.measure(arguments.scale)
+    elif task == "rate":
+        with torch.no_grad():
+            work_of = RATES[name].build(arguments.scale)
+            found = measure.rate_of(work_of, arguments.scale, arguments.repeats)
     else:
         case = CASES[name]
         try:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import Pair
+from benchmarks.cases import Pair, Work
 from graphkit.ops import empty_cache
 
 SECONDS_PER_SIDE = 12.0
@@ -161,12 +161,46 @@ def _give_back_free_memory() -> None:
         return  # another C library: the baseline is then a little high for both sides
 
 
-def bandwidth(step: Callable[[], Any], bytes_moved: int, repeats: int = 7) -> float:
+def bandwidth(step: Callable[[], Any], bytes_moved: float, repeats: int = 7) -> float:
     """GB/s of the median run."""
+    return bytes_moved / _timed(step, repeats).median / 1e6
+
+
+def _timed(step: Callable[[], Any], repeats: int) -> Timing:
     step()
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - begin)
-    return bytes_moved / statistics.median(times) / 1e9
+        result = step()
+        times.append((time.perf_counter() - begin) * 1e3)
+        del result  # freeing is not part of the step
+    return _summary(times)
+
+
+def copy_bandwidth(scale: float) -> float:
+    """GB/s of a large copy, read and write counted."""
+    # Written before it is read: pages that nobody has touched are one page of zeros.
+    large = torch.ones(max(1_000_000, int(250_000_000 * min(scale, 1.0))))
+    target = torch.empty_like(large)
+    return bandwidth(lambda: target.copy_(large), 2 * large.numel() * large.element_size())
+
+
+def rate_of(work: Work, scale: float, repeats: int | None = None) -> dict[str, Any]:
+    """Units per second of the median step; of bytes also the share of what a copy moves here."""
+    begin = time.perf_counter()
+    work.step()
+    first = time.perf_counter() - begin
+    if repeats is None:
+        repeats = int(min(max(SECONDS_PER_SIDE / 2 / max(first, 1e-9), 5), 60))
+    timing = _timed(work.step, repeats)
+    found = {
+        "ms": asdict(timing),
+        "amount": work.amount,
+        "unit": work.unit,
+        "per_second": work.amount / timing.median * 1e3,
+        "threads": torch.get_num_threads(),
+    }
+    if work.unit == "bytes":
+        found["copy_per_second"] = copy_bandwidth(scale) * 1e9
+        found["share"] = found["per_second"] / found["copy_per_second"]
+    return found

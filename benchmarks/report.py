@@ -68,7 +68,7 @@ def write(record: dict[str, Any], folder: Path) -> list[Path]:
     paths[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     paths[1].write_text(markdown(record), encoding="utf-8")
     draw(record, paths[2])
-    return paths
+    return [path for path in paths if path.exists()]
 
 
 def with_earlier_rows(record: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -78,22 +78,26 @@ def with_earlier_rows(record: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     about = record["environment"]
     run = {"date": about["date"], "commit": about["commit"], "load_before": about["load_before"]}
-    rows = [{**row, "run": run} for row in record["rows"]]
+    tables = {
+        key: [{**row, "run": run} for row in record.get(key, [])] for key in ("rows", "rates")
+    }
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {**record, "rows": rows}
+        return {**record, **tables}
     same = earlier.get("scale") == record["scale"] and all(
         earlier.get("environment", {}).get(key) == about[key] for key in ("cpu", "threads", "isa")
     )
     if not same:
-        return {**record, "rows": rows}
-    taken = {row["case"] for row in rows}
+        return {**record, **tables}
     then = {key: earlier["environment"].get(key) for key in run}
-    kept = [{"run": then, **row} for row in earlier["rows"] if row["case"] not in taken]
+    for key, rows in tables.items():
+        taken = {row["case"] for row in rows}
+        kept = [{"run": then, **r} for r in earlier.get(key, []) if r["case"] not in taken]
+        tables[key] = kept + rows
     if "spmm" not in record and "spmm" in earlier:
         record = {**record, "spmm": earlier["spmm"]}
-    return {**record, "rows": kept + rows}
+    return {**record, **tables}
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -125,6 +129,17 @@ def markdown(record: dict[str, Any]) -> str:
             f"| {row['ratio']:.2f} | {wanted} | {_memory(row)} "
             f"| {row['run']['date'][:10]} {row['run']['commit']}, {row['run']['load_before']} |"
         )
+    if record.get("rates"):
+        lines += [
+            "",
+            "Rates. Bytes are what an op must move: rows that it gathers, indices and outputs, "
+            "each once per use, so that rows which the caches hold can lift a share above what "
+            "memory gives. A copy counts read and write. Medians, with quartiles in brackets.",
+            "",
+            "| op | ms | rate | a copy | share | wanted | threads | commit, load |",
+            "|---|---|---|---|---|---|---|---|",
+            *(_rate_row(row) for row in record["rates"]),
+        ]
     if spmm := record.get("spmm"):
         lines += [
             "",
@@ -132,6 +147,33 @@ def markdown(record: dict[str, Any]) -> str:
             f"output; a large copy: {spmm['copy_gb_per_s']:.1f} GB/s ({spmm['share']:.2f} of it).",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _rate_row(row: dict[str, Any]) -> str:
+    about = f"{row['run']['date'][:10]} {row['run']['commit']}, {row['run']['load_before']}"
+    if "error" in row:
+        return f"| {row['title']} | failed: {row['error']} |||||| {about} |"
+    copy = _per_second(row["copy_per_second"], "bytes") if "share" in row else ""
+    share = f"{row['share']:.2f}" if "share" in row else ""
+    wanted = f">= {_per_second(row['goal'], row['unit'])}" if row["goal"] else ""
+    return (
+        f"| {row['title']} | {_time(row['ms'])} | {_per_second(row['per_second'], row['unit'])} "
+        f"| {copy} | {share} | {wanted} | {row['threads']} | {about} |"
+    )
+
+
+def _per_second(rate: float, unit: str) -> str:
+    if unit in ("bytes", "flop"):
+        return f"{rate / 1e9:.1f} {'GB' if unit == 'bytes' else 'GFLOP'}/s"
+    return f"{rate / 1e6:.2f} million {unit}/s"
+
+
+def rate_line(row: dict[str, Any]) -> str:
+    head = f"{row['case']:24}"
+    if "error" in row:
+        return f"{head} error: {row['error']}"
+    line = f"{head} {row['ms']['median']:9.2f} ms  {_per_second(row['per_second'], row['unit'])}"
+    return line + (f", {row['share']:.2f} of a copy" if "share" in row else "")
 
 
 def _time(timing: dict[str, Any]) -> str:
@@ -154,6 +196,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = [row for row in record["rows"] if "ratio" in row]
+    if not rows:
+        return
     labels = [f"{row['title']}\n{row['mode']}" for row in rows]
     figure, axis = plt.subplots(figsize=(9, 0.55 * len(rows) + 1.6))
     positions = range(len(rows))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.cases import graph_inputs
-from benchmarks.measure import bandwidth
+from benchmarks.measure import bandwidth, copy_bandwidth
 from graphkit.ops import CSR, aggregate
 
 
@@ -21,9 +21,7 @@ def measure(scale: float) -> dict[str, Any]:
     csr = CSR.from_edge_index(edge_index, num_nodes=x.size(0))
     gathered = csr.num_entries * (x.size(1) * x.element_size() + csr.col.element_size())
     moved = gathered + x.numel() * x.element_size()
-    large = torch.empty(max(1_000_000, int(250_000_000 * min(scale, 1.0))))
-    target = torch.empty_like(large)
     with torch.no_grad():
         spmm = bandwidth(lambda: aggregate(csr, x), moved)
-        copy = bandwidth(lambda: target.copy_(large), 2 * large.numel() * large.element_size())
+    copy = copy_bandwidth(scale)
     return {"spmm_gb_per_s": spmm, "copy_gb_per_s": copy, "share": spmm / copy}

@@ -1,6 +1,36 @@
 """What is measured. Importing this package registers every case."""
 
-from benchmarks.cases import attention, dgl, reduces, scans, structure, training  # noqa: F401
-from benchmarks.cases.registry import CASES, Case, Pair, Skipped, graph_inputs, select
+from benchmarks.cases import (  # noqa: F401
+    attention,
+    dgl,
+    reduces,
+    roofline,
+    scans,
+    structure,
+    training,
+)
+from benchmarks.cases.registry import (
+    CASES,
+    RATES,
+    Case,
+    Pair,
+    Rate,
+    Skipped,
+    Work,
+    graph_inputs,
+    select,
+    select_rates,
+)
 
-__all__ = ["CASES", "Case", "Pair", "Skipped", "graph_inputs", "select"]
+__all__ = [
+    "CASES",
+    "RATES",
+    "Case",
+    "Pair",
+    "Rate",
+    "Skipped",
+    "Work",
+    "graph_inputs",
+    "select",
+    "select_rates",
+]

@@ -1,4 +1,8 @@
-"""The registry: what is measured, on which inputs, against which peer, and the figure to reach."""
+"""The registry: what is measured, on which inputs, against which peer, and the figure to reach.
+
+A case is a pair of steps, ours and a peer's. A rate stands alone: what one step moves or computes,
+by its time, beside what a large copy moves.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,29 @@ class Case:
     memory: bool = True
 
 
+@dataclass
+class Work:
+    """A step, and how much of ``unit`` it does: "bytes", "flop", or things that it makes."""
+
+    step: Step
+    amount: float
+    unit: str = "bytes"
+
+
+@dataclass
+class Rate:
+    """One row of the table of rates."""
+
+    name: str
+    title: str
+    build: Callable[[float], Work]
+    group: str  # a name that --only takes for all of its rates
+    goal: float | None = None  # units per second
+    threads: int | None = None  # instead of the run's
+
+
 CASES: dict[str, Case] = {}
+RATES: dict[str, Rate] = {}
 
 
 class Skipped(Exception):
@@ -45,6 +71,16 @@ class Skipped(Exception):
 def register(name: str, title: str, memory: bool = True, **goals: float) -> Callable[[Any], Any]:
     def add(build: Callable[[float], dict[str, Callable[[], Pair]]]) -> Any:
         CASES[name] = Case(name, title, build, goals, memory)
+        return build
+
+    return add
+
+
+def register_rate(
+    name: str, title: str, group: str, goal: float | None = None, threads: int | None = None
+) -> Callable[[Any], Any]:
+    def add(build: Callable[[float], Work]) -> Any:
+        RATES[name] = Rate(name, title, build, group, goal, threads)
         return build
 
     return add
@@ -110,9 +146,20 @@ def layer_modes(
 
 def select(pattern: str) -> Iterator[Case]:
     """The cases of these comma-separated names; a trailing ``*`` takes all that begin so."""
-    words = [word.strip() for word in pattern.split(",") if word.strip()]
     for name, case in CASES.items():
-        if not words or any(
-            word == name or (word.endswith("*") and name.startswith(word[:-1])) for word in words
-        ):
+        if _matches(pattern, name):
             yield case
+
+
+def select_rates(pattern: str) -> Iterator[Rate]:
+    """The same of the rates, by their own names or that of their group."""
+    for name, rate in RATES.items():
+        if _matches(pattern, name) or _matches(pattern, rate.group):
+            yield rate
+
+
+def _matches(pattern: str, name: str) -> bool:
+    words = [word.strip() for word in pattern.split(",") if word.strip()]
+    return not words or any(
+        word == name or (word.endswith("*") and name.startswith(word[:-1])) for word in words
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from graphkit import ops
 from graphkit.nn.dense import dense, hooked, is_plain_linear
 from graphkit.nn.message_passing import MessagePassing, takes_semi_gradient
 from graphkit.ops import CSR
+from graphkit.ops.degree_scalers import degree_scales
 
 _REDUCES = {
     pyg_aggr.SumAggregation: "sum",
@@ -23,7 +23,6 @@ _REDUCES = {
     pyg_aggr.VarAggregation: "var",
     pyg_aggr.StdAggregation: "std",
 }
-_SCALERS = ("identity", "amplification", "attenuation", "linear", "inverse_linear")
 
 
 class PNAConv(MessagePassing, PyGPNAConv):
@@ -61,7 +60,7 @@ class PNAConv(MessagePassing, PyGPNAConv):
             return ""
         names = tuple(_REDUCES.get(type(kind), "") for kind in several.aggrs)
         semi = any(takes_semi_gradient(kind) for kind in several.aggrs)
-        known = all(scaler in _SCALERS for scaler in scaled.scaler)
+        known = all(scaler in ops.SCALERS for scaler in scaled.scaler)
         return names if all(names) and len(set(names)) == len(names) and known and not semi else ""
 
     def _fuses(self, x: Any, edge_index: Any, edge_attr: Tensor | None) -> bool:
@@ -101,8 +100,10 @@ class PNAConv(MessagePassing, PyGPNAConv):
             csr, source, edge, message="copy" if edge is None else "add", reduce=self.fused_reduce
         )
         found = found.view(*found.shape[:2], towers, width)
-        degree = csr.degree.to(torch.promote_types(x.dtype, torch.float32))[:, None]
-        scales = self._scales(degree, found.dtype)
+        degree = csr.degree.to(torch.promote_types(x.dtype, torch.float32))
+        kept: Any = self.aggr_module
+        averages = {"lin": kept.avg_deg_lin, "log": kept.avg_deg_log}
+        scales = degree_scales(degree, kept.scaler, averages).to(found.dtype)
         outs = []
         for t, net in enumerate(self.post_nns):
             own = x[:, t * width : (t + 1) * width] if self.divide_input else x
@@ -112,7 +113,7 @@ class PNAConv(MessagePassing, PyGPNAConv):
                 found[:, :, t].flatten(1),
                 weight[t, :, :width],
                 bias[t],
-                degree,
+                degree[:, None],
                 scales,
             )
             for layer in net[1:]:
@@ -147,16 +148,3 @@ class PNAConv(MessagePassing, PyGPNAConv):
         for factor, shift in zip(factors, shifts, strict=True):
             scaled = torch.addcmul(scaled, shift, factor)
         return out + (scaled.view(-1, number, wide) * scales[:, :, None]).sum(1)
-
-    def _scales(self, degree: Tensor, dtype: torch.dtype) -> Tensor:
-        """``[N, S]``: the factor of each scaler at each node."""
-        scaled: Any = self.aggr_module
-        at_least_one = degree.clamp(min=1)
-        columns: dict[str, Callable[[], Tensor]] = {
-            "identity": lambda: torch.ones_like(degree),
-            "amplification": lambda: torch.log(degree + 1) / scaled.avg_deg_log,
-            "attenuation": lambda: scaled.avg_deg_log / torch.log(at_least_one + 1),
-            "linear": lambda: degree / scaled.avg_deg_lin,
-            "inverse_linear": lambda: scaled.avg_deg_lin / at_least_one,
-        }
-        return torch.cat([columns[scaler]() for scaler in scaled.scaler], dim=1).to(dtype)

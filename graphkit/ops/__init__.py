@@ -6,6 +6,7 @@ from graphkit.ops.attention import attention
 from graphkit.ops.backends import available, backend, current
 from graphkit.ops.batch_norm import batch_norm
 from graphkit.ops.csr import CSR
+from graphkit.ops.degree_scalers import SCALERS, average_degrees
 from graphkit.ops.edge_softmax import edge_softmax
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
@@ -33,9 +34,11 @@ __all__ = [
     "MESSAGES",
     "NeighborSample",
     "REDUCES",
+    "SCALERS",
     "aggregate",
     "attention",
     "available",
+    "average_degrees",
     "backend",
     "batch_norm",
     "common_neighbors",

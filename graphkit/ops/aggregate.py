@@ -12,6 +12,7 @@ from graphkit.errors import InputError, nearest
 from graphkit.ops import backends, reference
 from graphkit.ops.aggregate_native import MESSAGES, REDUCES, Eager, aggregate_cpu, aggregate_op
 from graphkit.ops.csr import CSR
+from graphkit.ops.degree_scalers import Averages, check_scalers, scaled
 from graphkit.ops.eager import is_plain
 from graphkit.ops.lookup import through as _through
 
@@ -26,6 +27,8 @@ def aggregate(
     lookup: Tensor | None = None,
     message: str = "copy",
     reduce: str | Sequence[str] = "sum",
+    scalers: str | Sequence[str] | None = None,
+    avg_degree: Averages | None = None,
 ) -> Tensor:
     r"""Reduce the messages that each node receives.
 
@@ -48,6 +51,11 @@ def aggregate(
     and ``max`` go to one winner, the first edge among equals. A row with no entries gives zeros.
     Results are bitwise the same for any number of threads and from run to run.
 
+    ``scalers`` multiply each node's result by functions of its in-degree :math:`d` (PNA, Corso et
+    al., arXiv 2004.05718), with :math:`d_1 = \max(d, 1)`: ``identity`` 1, ``amplification``
+    :math:`\log(d + 1) / \overline{\log}`, ``attenuation`` :math:`\overline{\log} / \log(d_1 + 1)`,
+    ``linear`` :math:`d / \overline{lin}`, ``inverse_linear`` :math:`\overline{lin} / d_1`.
+
     Args:
         csr: the graph, sorted by destination.
         x: ``[num_cols, F]`` source features (float16, bfloat16, float32 or float64; half types
@@ -58,21 +66,34 @@ def aggregate(
         lookup: ``[E]`` integer row of the table ``edge`` that each edge reads (bond embeddings).
         message: one of the messages above.
         reduce: ``sum``, ``mean``, ``min``, ``max``, ``var``, ``std``, or several of them.
+        scalers: one or several of the scalers above.
+        avg_degree: the averages over the training set, ``{"lin": ..., "log": ...}``, from
+            :func:`graphkit.ops.average_degrees`; tensors of one element get gradients.
 
     Shapes:
-        - **out:** ``[num_rows, F]``; with a sequence of ``R`` reduces ``[num_rows, R, F]``.
+        - **out:** ``[num_rows, F]``; with a sequence of ``R`` reduces ``[num_rows, R, F]``; with a
+          sequence of ``S`` scalers ``[num_rows, S, F]`` or ``[num_rows, S, R, F]``, of which
+          ``.flatten(1)`` is the layout of PyG's DegreeScalerAggregation.
 
     Raises:
-        InputError: an unknown message or reduce, or a tensor of the wrong shape or dtype.
+        InputError: an unknown message, reduce or scaler, an average that is missing or not
+            positive, or a tensor of the wrong shape or dtype.
 
     Example:
         >>> csr = CSR.from_edge_index(torch.tensor([[0, 1, 2], [1, 2, 1]]), num_nodes=3)
         >>> x = torch.tensor([[1.0], [2.0], [4.0]])
         >>> aggregate(csr, x, reduce=["sum", "max"])[1].tolist()
         [[5.0], [4.0]]
+        >>> aggregate(csr, x, scalers=["identity", "linear"], avg_degree={"lin": 4.0})[1].tolist()
+        [[5.0], [2.5]]
     """
     reduces = (reduce,) if isinstance(reduce, str) else tuple(reduce)
     _check(csr, x, edge, lookup, message, reduces)
+    factors = (scalers,) if isinstance(scalers, str) else tuple(scalers or ())
+    if scalers is not None:
+        check_scalers(factors, avg_degree)
+    elif avg_degree is not None:
+        raise InputError("avg_degree: given without scalers, which alone read it")
     name = backends.current(x.device)
     if name in ("reference", "torch_scatter"):
         if lookup is not None and edge is not None:
@@ -100,8 +121,13 @@ def aggregate(
         )[0]  # fmt: skip
     # Not `out[:, 0]`: its backward would fill a tensor of zeros first.
     if isinstance(reduce, str):
-        return out if out.dim() == 2 else out.squeeze(1)
-    return out if out.dim() == 3 else out.unsqueeze(1)
+        out = out if out.dim() == 2 else out.squeeze(1)
+    else:
+        out = out if out.dim() == 3 else out.unsqueeze(1)
+    if scalers is None:
+        return out
+    out = scaled(csr, out, factors, avg_degree)
+    return out.squeeze(1) if isinstance(scalers, str) else out
 
 
 def segment(x: Tensor, ptr: Tensor | CSR, reduce: str | Sequence[str] = "sum") -> Tensor:

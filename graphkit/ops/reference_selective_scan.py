@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,21 @@ from torch import Tensor
 def softplus(x: Tensor) -> Tensor:
     """Torch's own switches to ``x`` at 20, which float64 can tell from softplus."""
     return F.softplus(x, threshold=40.0)
+
+
+_NEAR = 0.02  # where the difference of exp and 1 is a series
+_TERMS = 9
+
+
+def hold(step: Tensor, A: Tensor) -> Tensor:
+    """``(exp(step A) - 1) / A``, by its series where it or its gradient would cancel."""
+    x = step * A
+    near = x.abs() < _NEAR
+    small = x.masked_fill(~near, 0.0)
+    series = torch.full_like(small, 1 / math.factorial(_TERMS))
+    for k in range(_TERMS - 1, 0, -1):
+        series = series * small + 1 / math.factorial(k)
+    return torch.where(near, step * series, torch.expm1(x) / A.masked_fill(near, -1.0))
 
 
 def selective_scan(
@@ -26,6 +43,7 @@ def selective_scan(
     *,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Outputs, in the dtype of ``u``, and last states; ``A`` and its kin in the computing type."""
     steps, channels = u.shape
@@ -51,7 +69,8 @@ def selective_scan(
         ended.append(h[alive:])
         row = first[:alive] - i if reverse else first[:alive] + i
         step = delta[row].unsqueeze(-1)
-        h = (step * A).exp() * h[:alive] + step * B[row].unsqueeze(1) * u[row].unsqueeze(-1)
+        enters = hold(step, A) if zoh else step
+        h = (step * A).exp() * h[:alive] + enters * B[row].unsqueeze(1) * u[row].unsqueeze(-1)
         outputs.append((h * C[row].unsqueeze(1)).sum(-1))
         rows.append(row)
     ended.append(h)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphkit.errors import InputError
+from graphkit.errors import InputError, nearest
 from graphkit.ops import backends, cpu, reference_selective_scan
 from graphkit.ops.eager import is_plain
 
+_DISCS = ("euler", "zoh")
 CHUNK = 32  # steps between the states that forward keeps, on every device
 
 
@@ -28,6 +31,7 @@ def selective_scan(
     initial: Tensor | None = None,
     reverse: bool = False,
     delta_softplus: bool = True,
+    disc: str = "euler",
     return_last: bool = False,
 ) -> Any:
     r"""Run the selective state space recurrence of Mamba over sequences of any lengths.
@@ -38,7 +42,9 @@ def selective_scan(
         h_t = e^{\Delta_t A} \odot h_{t-1} + \Delta_t B_t u_t, \qquad
         y_t = (C_t \cdot h_t + D \odot u_t) \odot \mathrm{SiLU}(z_t)
 
-    with :math:`\Delta_t = \mathrm{softplus}(delta_t + bias)`. Each sequence starts anew. Backward
+    with :math:`\Delta_t = \mathrm{softplus}(delta_t + bias)`. With ``disc="zoh"`` the inputs enter
+    by the exact zero-order hold of the same paper's equation 4: :math:`A^{-1} (e^{\Delta_t A} - 1)`
+    in the place of :math:`\Delta_t` before :math:`B_t u_t`. Each sequence starts anew. Backward
     recomputes the states from every 32nd one, so nothing of size ``[T, D, N]`` is ever held.
     Results are bitwise the same for any number of threads, and a sequence's own outputs and
     gradients do not depend on what it is packed with. Half types compute in float32.
@@ -57,6 +63,8 @@ def selective_scan(
         initial: ``[S, D, N]`` states before the first step, or ``None`` for zeros.
         reverse: run each sequence from its last step to its first.
         delta_softplus: apply softplus to ``delta + delta_bias``.
+        disc: how inputs enter: ``euler``, first order as in Mamba's kernel, or ``zoh``, exact for
+            inputs that stay the same during a step.
         return_last: return the states after the last step as well.
 
     ``u``, ``delta``, ``B``, ``C`` and ``z`` share one dtype; the others may be in that or in
@@ -68,8 +76,8 @@ def selective_scan(
           step in the order of ``seq_ptr`` where ``reverse`` is set.
 
     Raises:
-        InputError: a tensor whose shape, dtype or device does not fit, or offsets that do not
-            start at 0, decrease or do not end at ``T``.
+        InputError: an unknown ``disc``, a tensor whose shape, dtype or device does not fit, or
+            offsets that do not start at 0, decrease or do not end at ``T``.
 
     Example:
         >>> u, delta = torch.tensor([[1.0], [2.0], [1.0]]), torch.ones(3, 1)
@@ -80,7 +88,13 @@ def selective_scan(
         ...     u, delta, 0 * A, B, B, seq_ptr=torch.tensor([0, 2, 3]), delta_softplus=False
         ... ).flatten().tolist()
         [1.0, 3.0, 1.0]
+        >>> held = selective_scan(u, delta, -B[:1], B, B, delta_softplus=False, disc="zoh")
+        >>> [round(y, 4) for y in held.flatten().tolist()]  # 0.6321 = 1 - 1 / e
+        [0.6321, 1.4968, 1.1828]
     """
+    if disc not in _DISCS:
+        raise InputError(f"disc: {disc!r} is not one of {', '.join(_DISCS)}{nearest(disc, _DISCS)}")
+    zoh = disc == "zoh"
     _check(u, delta, A, B, C, D, z, delta_bias, seq_ptr, initial)
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
     A = A.to(wide)
@@ -92,14 +106,14 @@ def selective_scan(
         _check_offsets(seq_ptr, u.size(0))
     if name in ("reference", "torch_scatter"):
         out, last = reference_selective_scan.selective_scan(
-            *tensors, seq_ptr, reverse=reverse, delta_softplus=delta_softplus
+            *tensors, seq_ptr, reverse=reverse, delta_softplus=delta_softplus, zoh=zoh
         )
         return (out, last) if return_last else out
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     run: Any = _scan
     if is_plain(*tensors, seq_ptr):
         run = _Eager.apply if needs_grad else _scan_cpu
-    out, last, _ = run(*tensors, seq_ptr, reverse, delta_softplus, return_last, needs_grad)
+    out, last, _ = run(*tensors, seq_ptr, reverse, delta_softplus, zoh, return_last, needs_grad)
     return (out, last) if return_last else out
 
 
@@ -185,16 +199,26 @@ def _call(
     seq_ptr: Tensor | None,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
     """Options and inputs for the kernels, and the tensors behind the addresses."""
     rows = [(None, 0) if t is None else cpu.rows(t) for t in (u, delta, B, C, z)]
     whole = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial, seq_ptr)]
     options = (
         cpu.DTYPES[u.dtype], 32 if seq_ptr is not None and seq_ptr.dtype == torch.int32 else 64,
-        u.size(0), _sequences(seq_ptr), u.size(1), A.size(1), reverse, delta_softplus,
+        u.size(0), _sequences(seq_ptr), u.size(1), A.size(1), reverse, delta_softplus, zoh,
     )  # fmt: skip
     addresses = (*(cpu.address(t) for t, _ in rows), *(ld for _, ld in rows))
     return options, (*addresses, *(cpu.address(t) for t in whole)), (*rows, *whole)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the kernels say about the offsets, as an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _sequences(seq_ptr: Tensor | None) -> int:
@@ -218,6 +242,7 @@ def _scan_cpu(
     seq_ptr: Tensor | None,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool,
     want_last: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,15 +253,13 @@ def _scan_cpu(
     starts = cpu.empty(A, (_num_starts(u), states, channels) if keep else (0,))
     assert cpu.kernels is not None
     options, inputs, _alive = _call(
-        u, delta, A, B, C, D, z, delta_bias, initial, seq_ptr, reverse, delta_softplus
+        u, delta, A, B, C, D, z, delta_bias, initial, seq_ptr, reverse, delta_softplus, zoh
     )
-    try:
+    with _refusing():
         cpu.kernels.selective_scan_forward(
             options, inputs, out.data_ptr(), last.data_ptr() if want_last else 0,
             starts.data_ptr() if starts.numel() else 0, cpu.threads(),
         )  # fmt: skip
-    except ValueError as error:
-        raise InputError(str(error)) from None
     return out, last, starts
 
 
@@ -259,6 +282,7 @@ def _(
     seq_ptr: Tensor | None,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool,
     want_last: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -286,6 +310,7 @@ def _scan_backward_cpu(
     starts: Tensor,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool,
 ) -> list[Tensor]:
     """Gradients of the nine tensors in their order; empty for one that is not there."""
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial)
@@ -301,14 +326,15 @@ def _scan_backward_cpu(
     if not u.size(1):  # nobody writes the sums over no channels
         return [g.zero_().to(u.dtype if i in (3, 4) else g.dtype) for i, g in enumerate(grads)]
     assert cpu.kernels is not None
-    options, addresses, _alive = _call(*inputs, seq_ptr, reverse, delta_softplus)
+    options, addresses, _alive = _call(*inputs, seq_ptr, reverse, delta_softplus, zoh)
     grad, ldg = cpu.rows(grad)
     grad_last = None if grad_last is None else grad_last.contiguous()
-    cpu.kernels.selective_scan_backward(
-        options, addresses, starts.data_ptr() if starts.numel() else 0, grad.data_ptr(), ldg,
-        cpu.address(grad_last),
-        (to_u, to_delta, to_z, to_A, to_B, to_C, to_D, to_bias, to_initial), cpu.threads(),
-    )  # fmt: skip
+    with _refusing():
+        cpu.kernels.selective_scan_backward(
+            options, addresses, starts.data_ptr() if starts.numel() else 0, grad.data_ptr(), ldg,
+            cpu.address(grad_last),
+            (to_u, to_delta, to_z, to_A, to_B, to_C, to_D, to_bias, to_initial), cpu.threads(),
+        )  # fmt: skip
     grads[3], grads[4] = grads[3].to(u.dtype), grads[4].to(u.dtype)
     return grads
 
@@ -335,29 +361,28 @@ def _(
     starts: Tensor,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool,
 ) -> list[Tensor]:
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial)
     return [u.new_empty(0) if t is None else t.new_empty(t.shape) for t in inputs]
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-    *tensors, reverse, delta_softplus, _, _ = inputs
+    *tensors, reverse, delta_softplus, zoh, _, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, output[2])
-    ctx.options = (reverse, delta_softplus, inputs[-2])
+    ctx.options = (reverse, delta_softplus, zoh, inputs[-2])
 
 
 def _gradients(ctx: Any, grad: Any, grad_last: Any, backward: Any) -> Any:
-    reverse, delta_softplus, want_last = ctx.options
+    *options, want_last = ctx.options
     if grad is None and (grad_last is None or not want_last):
-        return (None,) * 14
+        return (None,) * 15
     if grad is None:
         grad = torch.zeros_like(ctx.saved_tensors[0])
-    grads = backward(
-        grad, grad_last if want_last else None, *ctx.saved_tensors, reverse, delta_softplus
-    )
+    grads = backward(grad, grad_last if want_last else None, *ctx.saved_tensors, *options)
     need = ctx.needs_input_grad
-    return *(g if wanted else None for g, wanted in zip(grads, need, strict=False)), *[None] * 5
+    return *(g if wanted else None for g, wanted in zip(grads, need, strict=False)), *[None] * 6
 
 
 _scan.register_autograd(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import random
 import sys
 import time
 from collections import Counter
@@ -48,105 +47,38 @@ if __name__ == "__main__":
     if OPTIONS.module:
         _load(OPTIONS.module)
 
+import fuzz_structures  # noqa: E402
+from fuzz_source import DTYPES, Source, backward, leaf  # noqa: E402
+
 from graphkit import ops  # noqa: E402
 from graphkit.errors import InputError  # noqa: E402
 from graphkit.ops import CSR, cpu  # noqa: E402
 from graphkit.ops.extremum import extremum  # noqa: E402
 
 REFUSALS = (InputError, IndexError)
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-BAD = (-1, -(2**31), 2**31 - 1, 2**62, -(2**62), 7)
-
-
-class Source:
-    """Random arguments, all from one seed."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.torch = torch.Generator().manual_seed(seed)
-
-    def size(self) -> int:
-        return self.random.choice([0, 1, 2, 3, 5, 16, 17, 40, 150])
-
-    def width(self) -> int:
-        return self.random.choice([0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 33, 64])
-
-    def features(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
-        """Contiguous, with gaps between rows, transposed, or one row over and over."""
-        kind = self.random.choice(["plain", "gaps", "transposed", "expanded", "shifted"])
-        if kind == "expanded":
-            return torch.randn(1, width, generator=self.torch).to(dtype).expand(rows, width)
-        if kind == "transposed":
-            return torch.randn(width, rows, generator=self.torch).to(dtype).t()
-        more = self.random.randint(1, 5)
-        wide = torch.randn(rows, width + more, generator=self.torch).to(dtype)
-        if kind == "plain":
-            return wide[:, :width].contiguous()
-        return wide[:, :width] if kind == "gaps" else wide[:, more:]
-
-    def graph(self, square: bool = False) -> CSR:
-        """A right CSR, with entries now and then beyond the threshold of hubs."""
-        rows, cols = self.size(), self.size()
-        cols = rows if square else cols
-        edges = 0
-        if rows and cols:
-            edges = self.random.choice([0, 1, 9, 70, 500, 500, 500, 40_000])
-        ends = [
-            torch.randint(max(limit, 1), (edges,), generator=self.torch) for limit in (cols, rows)
-        ]
-        dtype = self.random.choice([torch.int32, torch.int64])
-        csr = CSR.from_edge_index(torch.stack(ends).to(dtype), size=(cols, rows))
-        csr.transpose()
-        return csr
-
-    def corrupt(self, csr: CSR) -> bool:
-        """Spoil some index of the graph or of its transpose, in place; whether it did."""
-        part = csr if self.random.random() < 0.5 else csr.transpose()
-        arrays = [a for a in (part.rowptr, part.col, part.eid) if a is not None and a.numel()]
-        target = self.random.choice(arrays)
-        if not target.numel():
-            return False
-        bad = self.random.choice(BAD)
-        if target.dtype == torch.int32:
-            bad = max(min(bad, 2**31 - 1), -(2**31))
-        # Past torch's count of changes, by which it would refuse to run backward.
-        target.numpy()[self.random.randrange(target.numel())] = bad
-        return True
-
-    def chance(self, part: float) -> bool:
-        return self.random.random() < part
-
-
-def _backward(s: Source, out: Tensor, inputs: list[Tensor], csr: CSR) -> None:
-    wanted = [t for t in inputs if t.requires_grad]
-    if not wanted or not out.requires_grad:
-        return
-    if s.chance(0.3):
-        s.corrupt(csr)
-    torch.autograd.grad(out, wanted, torch.randn_like(out), allow_unused=True)
-
-
-def _leaf(s: Source, t: Tensor) -> Tensor:
-    return t.detach().requires_grad_(s.chance(0.7))
 
 
 def fuzz_aggregate(s: Source) -> None:
     csr, width, dtype = s.graph(), s.width(), s.random.choice(DTYPES)
     message = s.random.choice(ops.MESSAGES)
     reduces = s.random.sample(list(ops.REDUCES), s.random.choice([1, 1, 2, 4]))
-    x, edge = _leaf(s, s.features(csr.num_cols, width, dtype)), None
+    x, edge = leaf(s, s.features(csr.num_cols, width, dtype)), None
+    lookup, rows = None, csr.num_entries
+    if message != "copy" and s.chance(0.2):  # a table that the edges read
+        rows = s.random.choice([1, 3, 40])
+        lookup = torch.randint(rows + s.chance(0.1), (csr.num_entries,), generator=s.torch)
     if message == "scale" and s.chance(0.5):
-        edge = torch.randn(csr.num_entries, generator=s.torch).to(dtype)
+        edge = torch.randn(rows, generator=s.torch).to(dtype)
     elif message == "scale":
         divisors = [h for h in (1, 2, 4, 8) if width % h == 0]
-        edge = s.features(csr.num_entries, s.random.choice(divisors), dtype)
+        edge = s.features(rows, s.random.choice(divisors), dtype)
     elif message != "copy":
-        edge = s.features(csr.num_entries, width, dtype)
-    edge = None if edge is None else _leaf(s, edge)
+        edge = s.features(rows, width, dtype)
+    edge = None if edge is None else leaf(s, edge)
     if s.chance(0.3):
         s.corrupt(csr)
-    out = ops.aggregate(csr, x, edge, message=message, reduce=reduces)
-    _backward(s, out, [t for t in (x, edge) if t is not None], csr)
+    out = ops.aggregate(csr, x, edge, lookup=lookup, message=message, reduce=reduces)
+    backward(s, out, [t for t in (x, edge) if t is not None], csr)
 
 
 def fuzz_extremum(s: Source) -> None:
@@ -169,13 +101,13 @@ def fuzz_segment(s: Source) -> None:
 def fuzz_gated(s: Source) -> None:
     csr, width, dtype = s.graph(), s.width(), s.random.choice(DTYPES)
     tensors = [
-        _leaf(s, s.features(rows, width, dtype))
+        leaf(s, s.features(rows, width, dtype))
         for rows in (csr.num_rows, csr.num_cols, csr.num_cols, csr.num_entries)
     ]
     if s.chance(0.3):
         s.corrupt(csr)
     out, _ = ops.gated_aggregate(csr, *tensors)
-    _backward(s, out, tensors, csr)
+    backward(s, out, tensors, csr)
 
 
 def fuzz_attention(s: Source) -> None:
@@ -183,10 +115,10 @@ def fuzz_attention(s: Source) -> None:
     score = s.random.choice(["additive", "gatv2", "dot"])
     heads, width = s.random.choice([1, 2, 3, 8]), s.random.choice([1, 2, 5, 16, 20])
     each = heads if score == "additive" else heads * width
-    value = _leaf(s, s.features(csr.num_cols, heads * width, dtype))
-    dst = _leaf(s, s.features(csr.num_rows, each, dtype))
-    src = _leaf(s, s.features(csr.num_cols, each, dtype))
-    edge = _leaf(s, s.features(csr.num_entries, each, dtype)) if s.chance(0.5) else None
+    value = leaf(s, s.features(csr.num_cols, heads * width, dtype))
+    dst = leaf(s, s.features(csr.num_rows, each, dtype))
+    src = leaf(s, s.features(csr.num_cols, each, dtype))
+    edge = leaf(s, s.features(csr.num_entries, each, dtype)) if s.chance(0.5) else None
     att = torch.randn(heads * width, generator=s.torch) if score == "gatv2" else None
     if s.chance(0.3):
         s.corrupt(csr)
@@ -194,12 +126,12 @@ def fuzz_attention(s: Source) -> None:
         csr, value, dst, src, edge, score=score, heads=heads,
         att=None if att is None else att.to(dtype), dropout=s.random.choice([0.0, 0.5]),
     )  # fmt: skip
-    _backward(s, out, [t for t in (value, dst, src, edge) if t is not None], csr)
+    backward(s, out, [t for t in (value, dst, src, edge) if t is not None], csr)
 
 
 def fuzz_batch_norm(s: Source) -> None:
     rows, width, dtype = s.size(), s.width(), s.random.choice(DTYPES[:2])
-    x = _leaf(s, s.features(rows, width, dtype))
+    x = leaf(s, s.features(rows, width, dtype))
     weight = torch.ones(width, dtype=dtype) if s.chance(0.5) else None
     if rows < 2 or not width:
         return  # torch's own, which has its own refusals
@@ -217,8 +149,8 @@ def fuzz_sort(s: Source) -> None:
 
 
 def _seeds(s: Source, csr: CSR) -> Tensor:
-    return torch.randint(max(csr.num_rows, 1), (s.size() if csr.num_rows else 0,),
-                         generator=s.torch)  # fmt: skip
+    limit = csr.num_rows + s.chance(0.1)  # at times one too many
+    return torch.randint(max(limit, 1), (s.size() if csr.num_rows else 0,), generator=s.torch)
 
 
 def fuzz_random_walk(s: Source) -> None:
@@ -226,8 +158,13 @@ def fuzz_random_walk(s: Source) -> None:
     start = _seeds(s, csr)
     if s.chance(0.4):
         s.corrupt(csr)
-    more = s.random.choice([{}, {"p": 0.5, "q": 2.0}, {"restart": 0.3}])
-    ops.random_walk(csr, start, s.random.choice([0, 1, 7]), seed=s.random.getrandbits(64), **more)
+    more = s.random.choice(
+        [{}, {"p": 0.5, "q": 2.0}, {"restart": 0.3}, {"alpha": 1.5}, {"alpha": 40.0}]
+    )
+    ops.random_walk(
+        csr, start, s.random.choice([0, 1, 7]), seed=s.random.getrandbits(64),
+        return_edges=s.chance(0.5), **more,
+    )  # fmt: skip
 
 
 def fuzz_neighbor_sample(s: Source) -> None:
@@ -236,7 +173,12 @@ def fuzz_neighbor_sample(s: Source) -> None:
     if s.chance(0.4):
         s.corrupt(csr)
     fanouts = [s.random.choice([1, 3, 10, -1]) for _ in range(s.random.choice([1, 2, 3]))]
-    ops.neighbor_sample(csr, start, fanouts, replace=s.chance(0.5), seed=s.random.getrandbits(64))
+    if csr.num_entries > 1000 and -1 in fanouts:
+        fanouts = fanouts[:1]  # a tree of whole rows grows by a factor of hundreds per hop
+    ops.neighbor_sample(
+        csr, start, fanouts, replace=s.chance(0.5), directed=s.chance(0.7), disjoint=s.chance(0.3),
+        seed=s.random.getrandbits(64),
+    )  # fmt: skip
 
 
 def fuzz_ego_subgraphs(s: Source) -> None:
@@ -251,8 +193,8 @@ def fuzz_ego_subgraphs(s: Source) -> None:
 
 TARGETS: dict[str, Callable[[Source], None]] = {
     name.removeprefix("fuzz_"): run
-    for name, run in list(globals().items())
-    if name.startswith("fuzz_")
+    for name, run in (list(globals().items()) + list(vars(fuzz_structures).items()))
+    if name.startswith("fuzz_") and callable(run)
 }
 
 

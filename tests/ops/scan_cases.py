@@ -33,7 +33,7 @@ def make(lengths: list[int], channels: int, states: int, dtype=torch.float64) ->
 
 def by_definition(
     u, delta, A, B, C, D=None, z=None, delta_bias=None, *, seq_ptr, initial=None, reverse=False,
-    delta_softplus=True, return_last=True,
+    delta_softplus=True, disc="euler", return_last=True,
 ):  # fmt: skip
     """One sequence after the other, one step after the other."""
     delta = delta if delta_bias is None else delta + delta_bias
@@ -44,7 +44,9 @@ def by_definition(
         h = torch.zeros_like(A) if initial is None else initial[s]
         steps = range(int(seq_ptr[s]), int(seq_ptr[s + 1]))
         for t in reversed(steps) if reverse else steps:
-            h = (delta[t, :, None] * A).exp() * h + torch.outer(delta[t] * u[t], B[t])
+            x = delta[t, :, None] * A
+            enters = torch.expm1(x) / A if disc == "zoh" else delta[t, :, None]
+            h = x.exp() * h + enters * torch.outer(u[t], B[t])
             rows[t] = h @ C[t]
         last.append(h)
     y = torch.stack(rows) if rows else u * 0

@@ -358,3 +358,23 @@ def test_opcheck(kind):
     grad = torch.randn(20, 3, dtype=torch.float64)
     backward = (grad, x.detach(), weight.detach(), *sets)
     torch.library.opcheck(torch.ops.graphkit.intersect_sum_backward, backward)
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [(4, 100), (100, 4), (30, 31), (2, 500)])
+def test_a_row_that_changed_after_it_was_looked_at_stays_inside(lengths, kind, dtype):
+    ptr = torch.tensor([0, lengths[0], sum(lengths), sum(lengths) + 3], dtype=dtype)
+    csr = CSR(ptr, torch.zeros(int(ptr[-1]), dtype=dtype), None, 3, 5)
+    pair = torch.tensor([[0], [1]])
+    intersect(csr, pair, kind=kind)
+    top = torch.iinfo(dtype).max // 2
+    values = torch.tensor([-1, -2, 0, 1, 2, 3, -top - 1, top + 1]).to(dtype)
+    most = lengths[0] if kind == "difference" else min(lengths)
+    for seed in range(20):
+        picked = torch.randint(8, csr.col.shape, generator=torch.Generator().manual_seed(seed))
+        csr.col.numpy()[:] = values[picked].numpy()
+        found = intersect(csr, pair, kind=kind)
+        assert found.node.numel() <= most
+        assert (found.entry < lengths[0]).all()

@@ -211,22 +211,25 @@ def test_gradcheck(name, reverse):
 
 @needs_kernels
 @pytest.mark.parametrize("lengths", [[64, 0, 1, 3, 65], None, []])
-@pytest.mark.parametrize("want_last", [False, True])
-def test_opcheck(lengths, want_last):
+@pytest.mark.parametrize(("want_last", "zoh"), [(False, False), (True, False), (True, True)])
+def test_opcheck(lengths, want_last, zoh):
     given = make([20] if lengths is None else lengths, 3, 2)
     tensors = [given[key].requires_grad_() for key in NAMES]
     if not want_last:
         tensors[5:] = [None] * 4
     ptr = None if lengths is None else offsets(lengths)
-    arguments = (*tensors, ptr, want_last, True, want_last, True)
+    arguments = (*tensors, ptr, want_last, True, zoh, want_last, True)
     torch.library.opcheck(torch.ops.graphkit.selective_scan, arguments)
     plain = [None if t is None else t.detach() for t in tensors]
     with torch.no_grad():
-        y, last, starts = torch.ops.graphkit.selective_scan(*plain, ptr, *arguments[-4:])
+        y, last, starts = torch.ops.graphkit.selective_scan(*plain, ptr, *arguments[-5:])
     torch.library.opcheck(
         torch.ops.graphkit.selective_scan_backward,
-        (torch.randn_like(y), last if want_last else None, *plain, ptr, starts, want_last, True),
-    )
+        (
+            torch.randn_like(y), last if want_last else None, *plain, ptr, starts, want_last, True,
+            zoh,
+        ),
+    )  # fmt: skip
 
 
 @needs_kernels
@@ -237,7 +240,7 @@ def test_opcheck_of_half_types(dtype):
         given[key] = given[key].float()
     tensors = [given[key].requires_grad_() for key in NAMES]
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    arguments = (*tensors, offsets([40, 3]), False, True, True, True)
+    arguments = (*tensors, offsets([40, 3]), False, True, False, True, True)
     torch.library.opcheck(torch.ops.graphkit.selective_scan, arguments, test_utils=tests)
 
 

@@ -222,6 +222,16 @@ def test_offsets_that_do_not_add_up(name, dtype, bad):
                 selective_scan(**each, seq_ptr=torch.tensor(bad, dtype=dtype))
 
 
+@pytest.mark.skipif(cpu.kernels is None, reason="no native kernels")
+def test_offsets_that_change_before_backward_are_refused():
+    given = {k: t.requires_grad_() for k, t in make([4, 6], 3, 2).items()}
+    ptr = torch.tensor([0, 4, 10])
+    out = selective_scan(**given, seq_ptr=ptr)
+    ptr.numpy()[1] = 11
+    with pytest.raises(InputError, match="seq_ptr: offset 11 at position 1"):
+        out.sum().backward()
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [

@@ -89,9 +89,9 @@ def scan(ptr, dtype, optional):
     if optional:
         rest = [a[:, 0].to(wide), u, a[:, 0].to(wide), torch.ones(2, 20, 5, dtype=wide)]
     tensors = (u, u, a.to(wide), b, b, *rest, ptr)
-    y, last, starts = selective_scan_forward(*tensors, optional, optional, optional, True)
+    y, last, starts = selective_scan_forward(*tensors, *[optional] * 4, True)
     given = last if optional else None
-    selective_scan_backward(y, given, *tensors, starts, optional, optional)
+    selective_scan_backward(y, given, *tensors, starts, *[optional] * 3)
 
 scan(None, torch.float32, False)
 scan(torch.tensor([0, 30, 70]), torch.float32, True)

@@ -31,39 +31,44 @@ class Kernels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        *tensors, reverse, softplus = inputs
-        y, last, starts = kernels.selective_scan_forward(*tensors, reverse, softplus, True, True)
-        ctx.kept = (*tensors, starts, reverse, softplus)
+        *tensors, reverse, softplus, zoh = inputs
+        options = (reverse, softplus, zoh)
+        y, last, starts = kernels.selective_scan_forward(*tensors, *options, True, True)
+        ctx.kept = (*tensors, starts, *options)
         return y, last
 
     @staticmethod
     def backward(ctx, grad, grad_last):
         grads = kernels.selective_scan_backward(grad, grad_last, *ctx.kept)
         need = ctx.needs_input_grad[:9]
-        return *(g if n else None for g, n in zip(grads, need, strict=True)), *[None] * 3
+        return *(g if n else None for g, n in zip(grads, need, strict=True)), *[None] * 4
 
 
-def ours(*, seq_ptr=None, reverse=False, delta_softplus=True, return_last=True, **given):
+def ours(
+    *, seq_ptr=None, reverse=False, delta_softplus=True, disc="euler", return_last=True, **given
+):
     given = {key: t.to(DEVICE) for key, t in given.items()}
     seq_ptr = None if seq_ptr is None else seq_ptr.to(DEVICE)
     if not INTERPRETED:
         out = selective_scan(
             **given, seq_ptr=seq_ptr, reverse=reverse, delta_softplus=delta_softplus,
-            return_last=True,
+            disc=disc, return_last=True,
         )  # fmt: skip
     else:
         wide = torch.float64 if given["u"].dtype == torch.float64 else torch.float32
         tensors = [given.get(key) for key in NAMES]
         for i in (2, 5, 7, 8):
             tensors[i] = None if tensors[i] is None else tensors[i].to(wide)
-        out = Kernels.apply(*tensors, seq_ptr, reverse, delta_softplus)
+        out = Kernels.apply(*tensors, seq_ptr, reverse, delta_softplus, disc == "zoh")
     return tuple(t.cpu() for t in out)
 
 
-def theirs(*, seq_ptr=None, reverse=False, delta_softplus=True, return_last=True, **given):
+def theirs(
+    *, seq_ptr=None, reverse=False, delta_softplus=True, disc="euler", return_last=True, **given
+):
     tensors = [given.get(key) for key in NAMES]
     return reference_selective_scan.selective_scan(
-        *tensors, seq_ptr, reverse=reverse, delta_softplus=delta_softplus
+        *tensors, seq_ptr, reverse=reverse, delta_softplus=delta_softplus, zoh=disc == "zoh"
     )
 
 
@@ -77,6 +82,16 @@ def test_equals_the_definition(lengths, channels, states, reverse):
         return
     single = {key: t.float() for key, t in given.items()}
     assert_near(run(ours, single, lengths, reverse=reverse), wanted, 1e-5)
+
+
+@pytest.mark.parametrize(("channels", "states", "size"), [(5, 3, 1.0), (3, 2, 1e-3), (2, 1, 0.0)])
+def test_a_zero_order_hold(channels, states, size):
+    given = make([3, 33, 1], channels, states)
+    given["A"] = given["A"] * size
+    wanted = run(theirs, given, [3, 33, 1], disc="zoh")
+    assert_near(run(ours, given, [3, 33, 1], disc="zoh"), wanted, 1e-12)
+    single = {key: t.float() for key, t in given.items()}
+    assert_near(run(ours, single, [3, 33, 1], disc="zoh"), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("softplus", [False, True])

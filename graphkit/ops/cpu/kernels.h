@@ -224,6 +224,7 @@ struct SelectiveScan {
   const void *ptr;       // [sequences + 1], or null: one sequence
   bool reverse;          // from the last step of a sequence to its first
   bool softplus;         // delta is softplus(delta + bias)
+  bool zoh;              // inputs enter by an exact zero-order hold
   const void *u, *delta; // [steps, channels]
   const void *B, *C;     // [steps, states]
   const void *z;         // [steps, channels] or null

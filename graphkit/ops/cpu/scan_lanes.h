@@ -31,6 +31,33 @@ struct SoftPlus {
   }
 };
 
+constexpr double reciprocal_factorial(int n) {
+  double product = 1;
+  for (int i = 2; i <= n; ++i) product *= i;
+  return 1 / product;
+}
+
+// What a zero-order hold multiplies B u by, (a - 1) / A with a = exp(delta A), and its derivative by
+// A, (delta a - hold) / A: by their series where the differences would cancel, or A is zero. Decay is
+// A log2(e), inverse 1 / A.
+template <class C>
+struct Hold {
+  Vec<C> value, by_A;
+  GRAPHKIT_INLINE Hold(Vec<C> delta, Vec<C> decay, Vec<C> inverse, Vec<C> a) {
+    constexpr int terms = sizeof(C) == 8 ? 15 : 9;
+    const Vec<C> x = delta * decay * C(log_of_2);
+    Vec<C> series = Vec<C>{} + C(reciprocal_factorial(terms)), slope{};
+#pragma GCC unroll 16
+    for (int k = terms - 1; k >= 1; --k) {
+      slope = slope * x + series;
+      series = series * x + C(reciprocal_factorial(k));
+    }
+    const auto near = x * x < C(0.25);
+    value = near ? delta * series : (a - C(1)) * inverse;
+    by_A = near ? delta * delta * slope : (delta * a - value) * inverse;
+  }
+};
+
 // Two vectors whose groups of w lanes hold parts of w sums each become one with groups of 2 w.
 template <class C, int64_t w, size_t... lane>
 GRAPHKIT_INLINE Vec<C> merge_sums(Vec<C> x, Vec<C> y, std::index_sequence<lane...>) {

@@ -1,5 +1,6 @@
 // The selective scan of Mamba over packed sequences:
 //   h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t,   y_t = (C_t . h_t + D u_t) silu(z_t)
+// or, with a zero-order hold, (exp(delta_t A) - 1) / A in the place of delta_t before B_t u_t.
 // A register holds one state of neighbouring channels, so a step needs no sums over lanes. Work is
 // shared out by (unit of whole sequences, block of channels); neither depends on the threads.
 #pragma once
@@ -181,45 +182,55 @@ template <class C>
 struct ScanBlock {
   Range channels;
   Vec<C> skip, bias;
-  Vec<C> *decay;  // [states]: A log2(e)
+  Vec<C> *decay;    // [states]: A log2(e)
+  Vec<C> *inverse;  // [states]: 1 / A, for a zero-order hold
 
   void set(const ScanInputs<C> &x, int64_t block) {
     constexpr Dtype dtype = sizeof(C) == 8 ? Dtype::f64 : Dtype::f32;
     channels = x.channels(block);
     x.gather(x.a.A, 0, channels, C(log2_of_e), decay);
+    x.gather(x.a.A, 0, channels, C(1), inverse);
+    for (int64_t n = 0; n < x.states; ++n) inverse[n] = C(1) / inverse[n];
     skip = x.a.D ? Columns<C>(x.a.D, dtype, 0).read(0, channels) : Vec<C>{};
     bias = x.a.bias ? Columns<C>(x.a.bias, dtype, 0).read(0, channels) : Vec<C>{};
   }
 };
 
 // The states that start at n: h = a h + input B, and returns y + C . h. Where `decays` is given it
-// gets a. `from` and `to` may be the same.
-template <class C, int count>
-GRAPHKIT_INLINE Vec<C> advance_some(int64_t n, const Vec<C> *decay, Vec<C> delta, Vec<C> input,
-                                    const C *b, const C *c, const Vec<C> *from, Vec<C> *to,
-                                    Vec<C> *decays, Vec<C> y) {
+// gets a. `from` and `to` may be the same. The input is delta u, or u where it is held.
+template <class C, int count, bool zoh>
+GRAPHKIT_INLINE Vec<C> advance_some(int64_t n, const ScanBlock<C> &block, Vec<C> delta,
+                                    Vec<C> input, const C *b, const C *c, const Vec<C> *from,
+                                    Vec<C> *to, Vec<C> *decays, Vec<C> y) {
   Vec<C> h[count];
-  for (int v = 0; v < count; ++v) h[v] = delta * decay[n + v];
+  for (int v = 0; v < count; ++v) h[v] = delta * block.decay[n + v];
   exp2_each<C, count>(h);
   if (decays)
     for (int v = 0; v < count; ++v) decays[n + v] = h[v];
-  for (int v = 0; v < count; ++v) h[v] = h[v] * from[n + v] + input * b[n + v];
+  for (int v = 0; v < count; ++v) {
+    if constexpr (zoh) {
+      const Hold<C> hold(delta, block.decay[n + v], block.inverse[n + v], h[v]);
+      h[v] = h[v] * from[n + v] + input * hold.value * b[n + v];
+    } else {
+      h[v] = h[v] * from[n + v] + input * b[n + v];
+    }
+  }
   for (int v = 0; v < count; ++v) to[n + v] = h[v];
   for (int v = 0; v < count; ++v) y += h[v] * c[n + v];
   return y;
 }
 
 // One step of all states of a block; returns C . h.
-template <class C>
-GRAPHKIT_INLINE Vec<C> advance(int64_t states, const Vec<C> *decay, Vec<C> delta, Vec<C> input,
-                               const C *b, const C *c, const Vec<C> *from, Vec<C> *to,
-                               Vec<C> *decays) {
+template <class C, bool zoh>
+GRAPHKIT_INLINE Vec<C> advance(int64_t states, const ScanBlock<C> &block, Vec<C> delta,
+                               Vec<C> input, const C *b, const C *c, const Vec<C> *from,
+                               Vec<C> *to, Vec<C> *decays) {
   Vec<C> y{};
   int64_t n = 0;
   for (; n + 4 <= states; n += 4)
-    y = advance_some<C, 4>(n, decay, delta, input, b, c, from, to, decays, y);
+    y = advance_some<C, 4, zoh>(n, block, delta, input, b, c, from, to, decays, y);
   for (; n < states; ++n)
-    y = advance_some<C, 1>(n, decay, delta, input, b, c, from, to, decays, y);
+    y = advance_some<C, 1, zoh>(n, block, delta, input, b, c, from, to, decays, y);
   return y;
 }
 
@@ -237,9 +248,10 @@ class SelectiveScanForwardKernel {
     const int threads = threads_for(a_.steps * a_.channels * a_.states, a_.threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-      VecPool<C> pool(2 * x_.states);
+      VecPool<C> pool(3 * x_.states);
       ScanBlock<C> block{};
       block.decay = pool.take(x_.states);
+      block.inverse = pool.take(x_.states);
       Vec<C> *const state = pool.take(x_.states);
       std::vector<C> rows(size_t(2 * x_.states));
 #pragma omp for schedule(dynamic, 1)
@@ -247,13 +259,15 @@ class SelectiveScanForwardKernel {
         block.set(x_, task % x_.blocks);
         const Range sequences = units[size_t(task / x_.blocks)].sequences;
         for (int64_t s = sequences.begin; s < sequences.end; ++s)
-          sequence(s, block, state, rows.data());
+          if (a_.zoh) sequence<true>(s, block, state, rows.data());
+          else sequence<false>(s, block, state, rows.data());
       }
     }
     return {};
   }
 
  private:
+  template <bool zoh>
   void sequence(int64_t s, const ScanBlock<C> &block, Vec<C> *state, C *scratch) const {
     const int64_t begin = x_.segments.start(s), length = x_.segments.start(s + 1) - begin;
     if (a_.initial) x_.gather(a_.initial, s, block.channels, C(1), state);
@@ -268,8 +282,8 @@ class SelectiveScanForwardKernel {
       Vec<C> delta = x_.delta.read(t, block.channels) + block.bias;
       if (a_.softplus) delta = SoftPlus<C>(delta).value;
       Vec<C> y = block.skip * u;
-      y += advance<C>(x_.states, block.decay, delta, delta * u, x_.in.read(t, scratch),
-                      x_.out.read(t, scratch + x_.states), state, state, nullptr);
+      y += advance<C, zoh>(x_.states, block, delta, zoh ? u : delta * u, x_.in.read(t, scratch),
+                           x_.out.read(t, scratch + x_.states), state, state, nullptr);
       if (x_.z) {
         const Vec<C> z = x_.z.read(t, block.channels);
         y *= z * sigmoid_of<C>(z);

@@ -59,21 +59,26 @@ class SelectiveScanBackwardKernel {
   // Rows of states are as long as whole registers; what lies behind the last state is zero.
   struct Work {
     explicit Work(int64_t row)
-        : vectors(3 * row + (2 * scan_chunk + 1) * row + 2 * scan_chunk * (row / group) +
-                  7 * scan_chunk),
+        : vectors(4 * row + (2 * scan_chunk + 1) * row + 2 * scan_chunk * (row / group) +
+                  8 * scan_chunk),
           pool(vectors), rows(size_t(2 * scan_chunk * row)) {
       Vec<C> *const all = pool.take(vectors);
       std::fill(all, all + vectors, Vec<C>{});
       Vec<C> *next = all;
       const auto take = [&next](int64_t count) { return std::exchange(next, next + count); };
       block.decay = take(row);
+      block.inverse = take(row);
+      // Behind the last state: finite whatever the step, as zero times infinity is a NaN.
+      std::fill(block.decay, block.decay + row, Vec<C>{} - C(1));
+      std::fill(block.inverse, block.inverse + row, Vec<C>{} - C(1));
       carry = take(row);
       grad_decay = take(row);
       h = take((scan_chunk + 1) * row);
       decays = take(scan_chunk * row);
       in = take(scan_chunk * (row / group));
       out = take(scan_chunk * (row / group));
-      for (Vec<C> **each : {&u, &delta, &input, &slope, &grad, &of_input, &of_decay})
+      for (Vec<C> **each :
+           {&u, &delta, &input, &slope, &grad, &of_input, &of_step, &of_decay})
         *each = take(scan_chunk);
       b = rows.data();
       c = b + scan_chunk * row;
@@ -86,7 +91,7 @@ class SelectiveScanBackwardKernel {
     Vec<C> *h, *decays;    // [steps of a chunk, row]: before each step, and of it
     Vec<C> *in, *out;      // [steps of a chunk, row / group]: terms of dB and dC, sums begun
     Vec<C> *u, *delta, *input, *slope, *grad;  // [steps of a chunk]; slope of softplus
-    Vec<C> *of_input, *of_decay;               // [steps of a chunk]: sums over states
+    Vec<C> *of_input, *of_step, *of_decay;     // [steps of a chunk]: sums over states
     std::vector<C> rows;
     C *b, *c;              // [steps of a chunk, row]: rows of B and C
   };
@@ -182,13 +187,21 @@ class SelectiveScanBackwardKernel {
       std::fill(w.h, w.h + states, Vec<C>{});
     }
     Vec<C> grad_skip{}, grad_bias{};
-    for (int64_t j = 0; j < steps; ++j) replay(s, first + j, j, w);
-    for (int64_t n = 0; n < states; n += group) back(n, steps, w, carry);
+    for (int64_t j = 0; j < steps; ++j) {
+      if (a_.zoh) replay<true>(s, first + j, j, w);
+      else replay<false>(s, first + j, j, w);
+    }
+    for (int64_t n = 0; n < states; n += group) {
+      if (a_.zoh) back<true>(n, steps, w, carry);
+      else back<false>(n, steps, w, carry);
+    }
     for (int64_t j = 0; j < steps; ++j) {
       const int64_t t = x_.step(s, first + j);
       const Vec<C> u = w.u[j], grad = w.grad[j], of_input = w.of_input[j];
-      grad_u_.write(t, channels, of_input * w.delta[j] + w.block.skip * grad);
-      const Vec<C> of_delta = (w.of_decay[j] * C(log_of_2) + of_input * u) * w.slope[j];
+      const Vec<C> of_u = a_.zoh ? of_input : of_input * w.delta[j];
+      const Vec<C> of_step = a_.zoh ? w.of_step[j] : of_input;
+      grad_u_.write(t, channels, of_u + w.block.skip * grad);
+      const Vec<C> of_delta = (w.of_decay[j] * C(log_of_2) + of_step * u) * w.slope[j];
       grad_delta_.write(t, channels, of_delta);
       grad_bias += of_delta;
       grad_skip += grad * u;
@@ -202,6 +215,7 @@ class SelectiveScanBackwardKernel {
   }
 
   // From the last step of a chunk to the first, for the states that start at n.
+  template <bool zoh>
   void back(int64_t n, int64_t steps, Work &w, Vec<C> *carries) const {
     const int64_t groups = row_ / group;
     Vec<C> carry[group], grad_decay[group], after[group];
@@ -214,24 +228,35 @@ class SelectiveScanBackwardKernel {
       const Vec<C> *__restrict h = w.h + j * row_ + n;
       const Vec<C> *__restrict decays = w.decays + j * row_ + n;
       const Vec<C> *__restrict decay = w.block.decay + n;
+      const Vec<C> *__restrict inverse = w.block.inverse + n;
       const C *__restrict b = w.b + j * row_ + n;
       const C *__restrict c = w.c + j * row_ + n;
       const Vec<C> grad = w.grad[j], delta = w.delta[j], input = w.input[j];
       Vec<C> of_input = n ? w.of_input[j] : Vec<C>{}, of_decay = n ? w.of_decay[j] : Vec<C>{};
+      Vec<C> of_step = zoh && n ? w.of_step[j] : Vec<C>{};
       Vec<C> in[group], out[group];
       for (int64_t v = 0; v < group; ++v) {
         const Vec<C> q = grad * c[v] + carry[v], before = h[v];
         out[v] = grad * after[v];
         in[v] = q * input;
-        of_input += q * b[v];
         carry[v] = q * decays[v];
         const Vec<C> kept = carry[v] * before;
         grad_decay[v] += kept * delta;
+        if constexpr (zoh) {
+          const Hold<C> hold(delta, decay[v], inverse[v], decays[v]);
+          grad_decay[v] += in[v] * b[v] * hold.by_A;
+          in[v] *= hold.value;
+          of_input += q * b[v] * hold.value;
+          of_step += carry[v] * b[v];  // the hold's derivative by delta is a
+        } else {
+          of_input += q * b[v];
+        }
         of_decay += kept * decay[v];
         after[v] = before;
       }
       w.of_input[j] = of_input;
       w.of_decay[j] = of_decay;
+      if constexpr (zoh) w.of_step[j] = of_step;
       w.in[j * groups + n / group] = merged<C, 1, group>(in);
       w.out[j * groups + n / group] = merged<C, 1, group>(out);
     }
@@ -242,6 +267,7 @@ class SelectiveScanBackwardKernel {
   }
 
   // The j-th step of a chunk as forward took it; the gate is undone on the way.
+  template <bool zoh>
   void replay(int64_t s, int64_t i, int64_t j, Work &w) {
     const int64_t t = x_.step(s, i), states = x_.states;
     const Range channels = w.block.channels;
@@ -252,13 +278,13 @@ class SelectiveScanBackwardKernel {
       delta = soft.value;
       slope = soft.slope;
     }
-    const Vec<C> input = delta * u;
+    const Vec<C> input = zoh ? u : delta * u;
     C *const b = w.b + j * row_, *const c = w.c + j * row_;
     copy_row(x_.in, t, b);
     copy_row(x_.out, t, c);
     Vec<C> *const h = w.h + j * row_;
-    const Vec<C> y = w.block.skip * u + advance<C>(states, w.block.decay, delta, input, b, c, h,
-                                                   h + row_, w.decays + j * row_);
+    const Vec<C> y = w.block.skip * u + advance<C, zoh>(states, w.block, delta, input, b, c, h,
+                                                        h + row_, w.decays + j * row_);
     Vec<C> grad = grad_.read(t, channels);
     if (x_.z) {
       const Vec<C> z = x_.z.read(t, channels), sigmoid = sigmoid_of<C>(z);

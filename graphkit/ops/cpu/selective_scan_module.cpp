@@ -13,8 +13,8 @@ namespace nb = nanobind;
 namespace graphkit {
 namespace {
 
-// dtype, width of ptr, steps, sequences, channels, states, reverse, softplus
-using Options = std::tuple<int, int, int64_t, int64_t, int64_t, int64_t, bool, bool>;
+// dtype, width of ptr, steps, sequences, channels, states, reverse, softplus, zero-order hold
+using Options = std::tuple<int, int, int64_t, int64_t, int64_t, int64_t, bool, bool, bool>;
 // u, delta, B, C, z with the distances between their rows; A, D, bias, initial, ptr
 using Inputs = std::tuple<Address, Address, Address, Address, Address, int64_t, int64_t, int64_t,
                           int64_t, int64_t, Address, Address, Address, Address, Address>;
@@ -23,7 +23,7 @@ SelectiveScan scan_of(const Options &o, const Inputs &in, Address out, Address l
                       Address starts, int threads) {
   SelectiveScan a{};
   std::tie(std::ignore, a.ptr_bits, a.steps, a.sequences, a.channels, a.states, a.reverse,
-           a.softplus) = o;
+           a.softplus, a.zoh) = o;
   a.dtype = Dtype(std::get<0>(o));
   a.u = at(std::get<0>(in));
   a.delta = at(std::get<1>(in));

@@ -67,11 +67,51 @@ def _step(delta, t, ldd, c, channels, shift, SOFTPLUS: tl.constexpr, ACC: tl.con
 
 
 @triton.jit
+def _hold(step, decay, a, ACC: tl.constexpr):
+    """``(a - 1) / A`` with ``a = exp(step A)`` and its derivative by ``A``; series near zero."""
+    # Coefficients are 1 / k!; a loop over a table is not something that Triton takes.
+    x = step * decay
+    series = x * 0 + 2.7557319223985893e-06  # 1 / 9!
+    slope = x * 0
+    slope = slope * x + series
+    series = series * x + 2.48015873015873e-05
+    slope = slope * x + series
+    series = series * x + 0.0001984126984126984
+    slope = slope * x + series
+    series = series * x + 0.001388888888888889
+    slope = slope * x + series
+    series = series * x + 0.008333333333333333
+    slope = slope * x + series
+    series = series * x + 0.041666666666666664
+    slope = slope * x + series
+    series = series * x + 0.16666666666666666
+    slope = slope * x + series
+    series = series * x + 0.5
+    slope = slope * x + series
+    series = series * x + 1.0
+    near = tl.abs(x) < (0.1 if tl.float64 == ACC else 0.5)
+    safe = tl.where(near, -1.0, decay)
+    value = tl.where(near, step * series, (a - 1) / safe)
+    return value, tl.where(near, step * step * slope, (step * a - value) / safe)
+
+
+@triton.jit
+def _entering(step, x, decay, a, ZOH: tl.constexpr, ACC: tl.constexpr):
+    """What multiplies B: the step times x, or x held during the step."""
+    if ZOH:
+        held, _ = _hold(step[:, None], decay, a, ACC)
+        found = held * x[:, None]
+    else:
+        found = (step * x)[:, None]
+    return found
+
+
+@triton.jit
 def _forward(
     u, delta, A, B, C, D, z, bias, initial, ptr, out, last, starts, steps, channels, states,
     ldu, ldd, ldb, ldc, ldz,
-    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, ACC: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr, STATES: tl.constexpr,
+    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, ACC: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     s = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -80,7 +120,7 @@ def _forward(
     own = c[:, None] * states + n[None, :]
     begin, end = _span(ptr, s, steps)
     length = (end - begin).to(tl.int32)
-    decay = tl.load(A + own, mask=both, other=0).to(ACC)
+    decay = tl.load(A + own, mask=both, other=-1).to(ACC)
     skip = _vector(D, c, channels, ACC, BLOCK)
     shift = _vector(bias, c, channels, ACC, BLOCK)
     h = tl.zeros([BLOCK, STATES], ACC)
@@ -98,7 +138,8 @@ def _forward(
         x = _row(u, t, ldu, c, channels, ACC)
         step, _ = _step(delta, t, ldd, c, channels, shift, SOFTPLUS, ACC)
         b = _row(B, t, ldb, n, states, ACC)
-        h = tl.exp(step[:, None] * decay) * h + (step * x)[:, None] * b[None, :]
+        a = tl.exp(step[:, None] * decay)
+        h = a * h + _entering(step, x, decay, a, ZOH, ACC) * b[None, :]
         y = tl.sum(h * _row(C, t, ldc, n, states, ACC)[None, :], 1) + skip * x
         if z is not None:
             gate = _row(z, t, ldz, c, channels, ACC)
@@ -113,8 +154,8 @@ def _backward(
     grad, grad_last, u, delta, A, B, C, D, z, bias, initial, ptr, starts, room,
     grad_u, grad_delta, grad_z, part_A, part_B, part_C, part_D, part_bias, grad_initial,
     sequences, steps, channels, states, ldg, ldu, ldd, ldb, ldc, ldz,
-    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, ACC: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr, STATES: tl.constexpr,
+    REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, ACC: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1).to(tl.int64)
@@ -122,7 +163,7 @@ def _backward(
     n = tl.arange(0, STATES)
     both = (c[:, None] < channels) & (n[None, :] < states)
     own = c[:, None] * states + n[None, :]
-    decay = tl.load(A + own, mask=both, other=0).to(ACC)
+    decay = tl.load(A + own, mask=both, other=-1).to(ACC)
     skip = _vector(D, c, channels, ACC, BLOCK)
     shift = _vector(bias, c, channels, ACC, BLOCK)
     of_A = tl.zeros([BLOCK, STATES], ACC)
@@ -155,7 +196,8 @@ def _backward(
                 x = _row(u, t, ldu, c, channels, ACC)
                 step, _ = _step(delta, t, ldd, c, channels, shift, SOFTPLUS, ACC)
                 b = _row(B, t, ldb, n, states, ACC)
-                h = tl.exp(step[:, None] * decay) * h + (step * x)[:, None] * b[None, :]
+                a = tl.exp(step[:, None] * decay)
+                h = a * h + _entering(step, x, decay, a, ZOH, ACC) * b[None, :]
             tl.debug_barrier()
             for back in range(count):
                 j = count - 1 - back
@@ -168,7 +210,8 @@ def _backward(
                 b = _row(B, t, ldb, n, states, ACC)
                 leave = _row(C, t, ldc, n, states, ACC)
                 a = tl.exp(step[:, None] * decay)
-                h = a * before + (step * x)[:, None] * b[None, :]
+                entering = _entering(step, x, decay, a, ZOH, ACC)
+                h = a * before + entering * b[None, :]
                 g = _row(grad, t, ldg, c, channels, ACC)
                 if z is not None:
                     gate = _row(z, t, ldz, c, channels, ACC)
@@ -181,15 +224,22 @@ def _backward(
                 carry = q * a
                 kept = carry * before
                 of_A += kept * step[:, None]
-                of_input = tl.sum(q * b[None, :], 1)
-                of_delta = (tl.sum(kept * decay, 1) + of_input * x) * slope
+                if ZOH:
+                    held, by_A = _hold(step[:, None], decay, a, ACC)
+                    of_A += q * x[:, None] * b[None, :] * by_A
+                    of_u = tl.sum(q * held * b[None, :], 1)
+                    of_step = tl.sum(carry * b[None, :], 1)  # the hold's derivative by step is a
+                else:
+                    of_step = tl.sum(q * b[None, :], 1)
+                    of_u = of_step * step
+                of_delta = (tl.sum(kept * decay, 1) + of_step * x) * slope
                 of_bias += of_delta
                 of_D += g * x
                 here = t * channels + c
-                tl.store(grad_u + here, of_input * step + skip * g, mask=c < channels)
+                tl.store(grad_u + here, of_u + skip * g, mask=c < channels)
                 tl.store(grad_delta + here, of_delta, mask=c < channels)
                 row = (block * steps + t) * states + n
-                tl.store(part_B + row, tl.sum(q * (step * x)[:, None], 0), mask=n < states)
+                tl.store(part_B + row, tl.sum(q * entering, 0), mask=n < states)
                 tl.store(part_C + row, tl.sum(h * g[:, None], 0), mask=n < states)
         if grad_initial is not None:
             tl.store(grad_initial + s * channels * states + own, carry, mask=both)
@@ -198,9 +248,11 @@ def _backward(
     tl.store(part_bias + program * channels + c, of_bias, mask=c < channels)
 
 
-def _options(u: Tensor, A: Tensor, reverse: bool, delta_softplus: bool) -> tuple[int, Any]:
+def _options(
+    u: Tensor, A: Tensor, reverse: bool, delta_softplus: bool, zoh: bool
+) -> tuple[int, Any]:
     options = {
-        "REVERSE": reverse, "SOFTPLUS": delta_softplus, "ACC": accumulator(u.dtype),
+        "REVERSE": reverse, "SOFTPLUS": delta_softplus, "ZOH": zoh, "ACC": accumulator(u.dtype),
         "CHUNK": CHUNK, "BLOCK": BLOCK, "STATES": triton.next_power_of_2(A.size(1)), **LAUNCH,
     }  # fmt: skip
     return triton.cdiv(u.size(1), BLOCK), options
@@ -223,6 +275,7 @@ def selective_scan_forward(
     seq_ptr: Tensor | None,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool,
     want_last: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,7 +288,7 @@ def selective_scan_forward(
     starts = A.new_empty((steps // CHUNK, states, channels) if keep else (0,))
     if not channels or not sequences:
         return out, last, starts
-    blocks, options = _options(u, A, reverse, delta_softplus)
+    blocks, options = _options(u, A, reverse, delta_softplus, zoh)
     (u, ldu), (delta, ldd), (B, ldb), (C, ldc) = (cpu.rows(t) for t in (u, delta, B, C))
     z, ldz = (None, 0) if z is None else cpu.rows(z)
     with torch.cuda.device_of(u):
@@ -263,6 +316,7 @@ def selective_scan_backward(
     starts: Tensor,
     reverse: bool,
     delta_softplus: bool,
+    zoh: bool,
 ) -> list[Tensor]:
     """Gradients of the nine tensors in their order; empty for one that is not there."""
     steps, channels = u.shape
@@ -271,7 +325,7 @@ def selective_scan_backward(
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial)
     if not channels or not sequences:
         return [u.new_empty(0) if t is None else torch.zeros_like(t) for t in inputs]
-    blocks, options = _options(u, A, reverse, delta_softplus)
+    blocks, options = _options(u, A, reverse, delta_softplus, zoh)
     programs = min(sequences, PROGRAMS)
     room = A.new_empty(programs * blocks * CHUNK * BLOCK * options["STATES"])
     of_u, of_delta = u.new_empty(u.shape), u.new_empty(u.shape)
