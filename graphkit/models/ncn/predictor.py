@@ -113,7 +113,7 @@ class LinkPredictor(nn.Module):
     ``cn1res``, ``ncn_diff``             and ``xcnreslin`` of the sums over both differences
     ``cn2``, ``ncn_higher``              three orders, weighted by a cumulative product
     ``incn1cn1`` with ``depth``          ``beta * xcnlin`` of the completed ``c``
-    ``ncnc``, ``ncnc2``                  the same with depth 1 or 2
+    ``ncnc``, ``ncnc2``                  the same with depth 1 or 2 unless ``depth`` is given
     ``sincn1cn1`` with ``depth``,        the same on counts
     ``gae_cnc``
     ===================================  ====================================================
