@@ -13,6 +13,7 @@ from torch_geometric.nn import GCNConv
 from graphkit.errors import InputError
 from graphkit.models.ncn import CONVS, AdjConv, NCNEncoder, adjacency, drop_adj
 from graphkit.models.ncn import encoder as encoder_module
+from graphkit.models.ncn.sparse_features import _entries, drop_and_map
 from graphkit.ops import CSR
 
 
@@ -229,3 +230,45 @@ def test_a_pure_convolution_cannot_change_the_width() -> None:
         InputError, match="conv: 'puregcn' has no weights and keeps 5 channels, wanted 8"
     ):
         AdjConv(5, 8, "puregcn")
+
+
+class TestSparseFeatures:
+    def case(self) -> tuple[Tensor, nn.Linear]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(300, 400, generator=generator, dtype=torch.float64)
+        x[torch.rand(300, 400, generator=generator) > 0.05] = 0.0
+        x[7] = 0.0
+        torch.manual_seed(0)
+        return x, nn.Linear(400, 6).double()
+
+    def test_zeros_are_left_out_without_a_difference(self) -> None:
+        x, layer = self.case()
+        assert _entries(x) is not None
+        ours, theirs = drop_and_map(nn.Identity(), layer, x), layer(x)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        seed = torch.randn_like(ours)
+        grads = [
+            torch.autograd.grad((out * seed).sum(), list(layer.parameters()))
+            for out in (ours, theirs)
+        ]
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+    def test_dropout_is_right_on_average(self) -> None:
+        x, layer = self.case()
+        drop, exact = nn.Dropout(0.7), layer(x).detach()
+        with torch.no_grad():
+            draws = torch.stack([drop_and_map(drop, layer, x) for _ in range(300)])
+        error = draws.std(0) / 300**0.5
+        assert bool(((draws.mean(0) - exact).abs() <= 6 * error + 1e-12).all())
+        assert bool((error[8] > 0).all())
+        torch.testing.assert_close(draws[:, 7], layer.bias.expand(300, 6))  # a row of zeros
+
+    def test_changed_features_are_looked_at_again(self) -> None:
+        x, layer = self.case()
+        drop_and_map(nn.Identity(), layer, x)
+        x[3, :5] = 9.0
+        torch.testing.assert_close(drop_and_map(nn.Identity(), layer, x), layer(x))
+        x += 1.0
+        assert _entries(x) is None
+        torch.testing.assert_close(drop_and_map(nn.Identity(), layer, x), layer(x))

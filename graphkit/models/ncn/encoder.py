@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
 from graphkit.models.ncn.adjacency import drop_adj, own_transpose
+from graphkit.models.ncn.sparse_features import drop_and_map
 from graphkit.nn.dense import dense
 from graphkit.ops import CSR, aggregate
 
@@ -245,8 +246,9 @@ class NCNEncoder(nn.Module):
             raise InputError(
                 f"x: {x.dtype} of shape {list(x.shape)}, wanted floats [N, {self.in_channels}]"
             )
-        x = self.input_dropout(x)
-        return x if self.lin is None else self.dropout(dense(self.lin, x))
+        if self.lin is None:
+            return self.input_dropout(x)  # type: ignore[no-any-return]
+        return self.dropout(drop_and_map(self.input_dropout, self.lin, x))  # type: ignore[no-any-return]
 
 
 def sum_with(parts: list[Tensor], weight: Tensor) -> Tensor:
