@@ -6,13 +6,11 @@
 namespace graphkit {
 namespace {
 
-constexpr int64_t attention_group = 16;  // entries between two looks at the maximum
-
 template <class C, Score S>
 class AttentionForwardKernel : AttentionPass<C, S> {
   using Base = AttentionPass<C, S>;
   using Base::a_, Base::scores_, Base::keep_, Base::col_, Base::eid_, Base::stride_, Base::heads_;
-  using Base::fault_;
+  using Base::fault_, Base::flat_;
 
  public:
   explicit AttentionForwardKernel(const Attention &a)
@@ -21,7 +19,7 @@ class AttentionForwardKernel : AttentionPass<C, S> {
   // Sums of a row: the weighted values, then per head the maximum and the sum of weights.
   Fault run() {
     const int64_t size = stride_ + 2 * heads_;
-    const int64_t scratch = 4 * stride_ + heads_ * (attention_group + 1) + group_rows();
+    const int64_t scratch = stride_ + flat_ + heads_ + (scores_.value.direct() ? 0 : widened());
     const auto merge = [&](C *to, const C *later) {
       for (int64_t h = 0; h < scores_.heads; ++h) {
         C &low = to[stride_ + h];
@@ -42,65 +40,92 @@ class AttentionForwardKernel : AttentionPass<C, S> {
   }
 
  private:
-  // Half types: a widened row of values and edges for each entry of a group.
-  int64_t group_rows() const { return scores_.value.direct() ? 0 : 2 * attention_group * stride_; }
+  // Half types: widened rows of src, value, edge and bias for each entry of a group.
+  int64_t widened() const { return 4 * attention_group * stride_; }
 
   void entries(int64_t i, Range range, C *sums, C *scratch) {
-    C *most = sums + stride_, *total = most + heads_;
+    C *most = sums + stride_;
     std::fill(most, most + scores_.heads, -std::numeric_limits<C>::infinity());
     if (range.begin == range.end) return;
     const C *dst = scores_.dst.read(i, scratch);
-    for (int64_t k = range.begin; k < range.end; k += attention_group)
-      if (!group(dst, k, std::min(range.end - k, attention_group), sums, most, total, scratch + stride_))
-        return;
+    C *const wide = scratch + stride_ + flat_ + heads_;
+    EntryGroup<C> g;
+    for (int64_t k = range.begin; k < range.end; k += attention_group) {
+      g.count = int(std::min<int64_t>(attention_group, range.end - k));
+      for (int n = 0; n < g.count; ++n) {
+        prefetch(k + n + prefetch_distance);
+        int64_t j;
+        if (!this->find(k + n, j, g.id[n])) return;
+        C *const rows = wide + 4 * n * stride_;
+        g.dst[n] = dst;
+        g.src[n] = scores_.src.read(j, rows);
+        g.value[n] = scores_.value.read(j, rows + stride_);
+        g.edge[n] = scores_.edge ? scores_.edge.read(g.id[n], rows + 2 * stride_) : nullptr;
+        g.bias[n] = scores_.bias ? scores_.bias.read(g.id[n], rows + 3 * stride_) : nullptr;
+      }
+      add(g, sums, scratch + stride_);
+    }
   }
 
-  bool group(const C *dst, int64_t begin, int64_t count, C *sums, C *most, C *total, C *scratch) {
-    const C *values[attention_group], *edges[attention_group];
-    int64_t ids[attention_group];
-    C *weights = scratch + 3 * stride_, *high = weights + attention_group * heads_;
-    C *wide = high + heads_;
-    std::copy(most, most + scores_.heads, high);
-    for (int64_t n = 0; n < count; ++n) {
-      const int64_t ahead = begin + n + prefetch_distance;
-      if (ahead < a_.graph.num_entries) {
-        scores_.src.prefetch(col_[ahead]);
-        if (a_.value != a_.src) scores_.value.prefetch(col_[ahead]);
-        if (scores_.edge) scores_.edge.prefetch(eid_[ahead]);
+  GRAPHKIT_INLINE void prefetch(int64_t k) const {
+    if (k >= a_.graph.num_entries) return;
+    scores_.src.prefetch(col_[k]);
+    if (a_.value != a_.src) scores_.value.prefetch(col_[k]);
+    if (scores_.edge) scores_.edge.prefetch(eid_[k]);
+  }
+
+  void add(const EntryGroup<C> &g, C *sums, C *weights) {
+    const int64_t heads = scores_.heads;
+    C *const most = sums + stride_, *const total = most + heads_, *const spare = weights + flat_;
+    scores_(g, weights);
+    raise(g, sums, weights, spare);
+    over_heads<C>(heads, [&](auto several, int64_t h) GRAPHKIT_LAMBDA_INLINE {
+      using Q = decltype(several);
+      const auto high = values_at<Q>(most + h);
+      for (int n = 0; n < g.count; ++n) values_at<Q>(weights + n * heads + h) -= high;
+    });
+    softmax_exp_each<C>(weights, g.count * heads);
+    over_heads<C>(heads, [&](auto several, int64_t h) GRAPHKIT_LAMBDA_INLINE {
+      using Q = decltype(several);
+      auto sum = values_at<Q>(total + h);
+      for (int n = 0; n < g.count; ++n) sum += values_at<Q>(weights + n * heads + h);
+      values_at<Q>(total + h) = sum;
+    });
+    if (keep_) this->drop(g, weights, spare);
+    over_head_features<C>(heads, scores_.per_head, [&](auto several, int64_t h, int64_t f)
+                                                       GRAPHKIT_LAMBDA_INLINE {
+      using Q = decltype(several);
+      auto sum = values_at<Q>(sums + f);
+      for (int n = 0; n < g.count; ++n)
+        sum += weights[n * heads + h] * scores_.template value_at<Q>(g, n, f);
+      values_at<Q>(sums + f) = sum;
+    });
+  }
+
+  // The maximum becomes that of these scores too; what was summed before is scaled to it.
+  void raise(const EntryGroup<C> &g, C *sums, const C *scores, C *high) {
+    const int64_t heads = scores_.heads;
+    C *const most = sums + stride_, *const total = most + heads_;
+    over_heads<C>(heads, [&](auto several, int64_t h) GRAPHKIT_LAMBDA_INLINE {
+      using Q = decltype(several);
+      typename Q::values top = values_at<Q>(most + h);
+      for (int n = 0; n < g.count; ++n) {
+        const typename Q::values s = values_at<Q>(scores + n * heads + h);
+        top = s > top ? s : top;
       }
-      int64_t j;
-      if (!this->find(begin + n, j, ids[n])) return false;
-      edges[n] = scores_.edge ? scores_.edge.read(ids[n], wide + 2 * n * stride_) : nullptr;
-      values[n] = scores_.value.read(j, wide + (2 * n + 1) * stride_);
-      const C *bias = scores_.bias ? scores_.bias.read(ids[n], scratch + stride_) : nullptr;
-      C *s = weights + n * heads_;
-      scores_(dst, scores_.src.read(j, scratch), edges[n], bias, s);
-      for (int64_t h = 0; h < scores_.heads; ++h) high[h] = s[h] > high[h] ? s[h] : high[h];
-    }
-    for (int64_t h = 0; h < scores_.heads; ++h) {
+      values_at<Q>(high + h) = top;
+    });
+    for (int64_t h = 0; h < heads; ++h) {
       if (high[h] == -std::numeric_limits<C>::infinity()) high[h] = 0;  // all masked so far
       if (high[h] == most[h]) continue;
-      const C factor = softmax_exp(most[h] - high[h]);
-      total[h] *= factor;
-      const int64_t at = h * scores_.per_head;
-      for (int64_t f = at; f < at + scores_.per_head; ++f) sums[f] *= factor;
+      if (total[h] != C(0)) {
+        const C factor = softmax_exp(most[h] - high[h]);
+        total[h] *= factor;
+        const int64_t at = h * scores_.per_head;
+        for (int64_t f = at; f < at + scores_.per_head; ++f) sums[f] *= factor;
+      }
       most[h] = high[h];
     }
-    for (int64_t n = 0; n < count; ++n) {
-      C *s = weights + n * heads_;
-      for (int64_t h = 0; h < scores_.heads; ++h) {
-        s[h] = softmax_exp(s[h] - most[h]);
-        total[h] += s[h];
-        s[h] *= keep_.template factor<C>(ids[n], h);
-      }
-      for (int64_t h = 0; h < scores_.heads; ++h) {
-        const int64_t at = h * scores_.per_head;
-        add_scaled(sums + at, s[h], values[n] + at, scores_.per_head);
-        if (scores_.edge_in_value && edges[n])
-          add_scaled(sums + at, s[h], edges[n] + at, scores_.per_head);
-      }
-    }
-    return true;
   }
 
   void finish(int64_t i, const C *sums, C *scratch) {

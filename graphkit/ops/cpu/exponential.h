@@ -54,11 +54,6 @@ struct Constants<double> {
   static constexpr int logarithm_terms = 15;
 };
 
-template <class C>
-using Vec = typename Register<C>::values;
-template <class C>
-constexpr int64_t vec_lanes = Register<C>::size;
-
 constexpr double log2_of_e = 1.4426950408889634, log_of_2 = 0.6931471805599453;
 
 // The vectors take each step together: a chain of multiply-adds alone leaves most units idle, and

@@ -23,19 +23,6 @@ GRAPHKIT_INLINE typename Several::values sigmoid_as(const typename Several::valu
   else return sigmoid_of<C>(x);
 }
 
-// `fold(several, f)` for all features: registers first, then the features that are left over.
-template <class C, class Fold>
-GRAPHKIT_INLINE void over_features(int64_t width, Fold fold) {
-  int64_t f = 0;
-  for (; f + Register<C>::size <= width; f += Register<C>::size) fold(Register<C>{}, f);
-  for (; f < width; ++f) fold(Single<C>{}, f);
-}
-
-template <class Several, class C>
-GRAPHKIT_INLINE auto &values_at(C *p) {
-  return *reinterpret_cast<typename Several::values *>(const_cast<std::remove_const_t<C> *>(p));
-}
-
 // A whole cache line may be written past the caches.
 template <class Several, class C>
 GRAPHKIT_INLINE void write_past(C *to, const typename Several::values &v, bool past_caches) {

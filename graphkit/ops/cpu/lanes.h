@@ -1,6 +1,8 @@
 // Many values at a time, for what loops over single values do not vectorise into: packing the signs
 // of values into bits, and running values that stay in registers. The rest is left to the compiler.
 #pragma once
+#include <utility>
+
 #include "features.h"
 
 namespace graphkit {
@@ -56,6 +58,48 @@ struct Single {
   using positions = typename Register<C>::Integer;
   static constexpr int64_t size = 1;
 };
+
+template <class C>
+using Vec = typename Register<C>::values;
+template <class C>
+constexpr int64_t vec_lanes = Register<C>::size;
+
+// `fold(several, f)` for all features: registers first, then the features that are left over.
+template <class C, class Fold>
+GRAPHKIT_INLINE void over_features(int64_t width, Fold fold) {
+  int64_t f = 0;
+  for (; f + Register<C>::size <= width; f += Register<C>::size) fold(Register<C>{}, f);
+  for (; f < width; ++f) fold(Single<C>{}, f);
+}
+
+template <class Several, class C>
+GRAPHKIT_INLINE auto &values_at(C *p) {
+  return *reinterpret_cast<typename Several::values *>(const_cast<std::remove_const_t<C> *>(p));
+}
+
+// Two vectors whose groups of w lanes hold parts of w sums each become one with groups of 2 w.
+template <class C, int64_t w, size_t... lane>
+GRAPHKIT_INLINE Vec<C> merge_sums(Vec<C> x, Vec<C> y, std::index_sequence<lane...>) {
+  constexpr int64_t n = vec_lanes<C>;
+  const Vec<C> low = __builtin_shufflevector(
+      x, y, int(lane / (2 * w) * (2 * w) + lane % w + (lane % (2 * w) < w ? 0 : n))...);
+  const Vec<C> high = __builtin_shufflevector(
+      x, y, int(lane / (2 * w) * (2 * w) + w + lane % w + (lane % (2 * w) < w ? 0 : n))...);
+  return low + high;
+}
+
+// Vectors whose groups of `width` lanes hold parts of sums become one with groups of width * count;
+// from width 1 to as many vectors as there are lanes, lane l is the sum over the lanes of v[l].
+template <class C, int64_t width, int64_t count>
+GRAPHKIT_INLINE Vec<C> merged(const Vec<C> *v) {
+  if constexpr (count == 1) {
+    return v[0];
+  } else {
+    return merge_sums<C, width * count / 2>(merged<C, width, count / 2>(v),
+                                            merged<C, width, count / 2>(v + count / 2),
+                                            std::make_index_sequence<size_t(vec_lanes<C>)>());
+  }
+}
 
 // Whether a comparison holds anywhere; of single values it is a truth value.
 template <class Mask>

@@ -1,5 +1,5 @@
-// What the selective scan computes with: softplus and sums over lanes, as many channels at a time as
-// one register holds.
+// What the selective scan computes with: softplus, as many channels at a time as one register holds,
+// and memory for them.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -57,30 +57,6 @@ struct Hold {
     by_A = near ? delta * delta * slope : (delta * a - value) * inverse;
   }
 };
-
-// Two vectors whose groups of w lanes hold parts of w sums each become one with groups of 2 w.
-template <class C, int64_t w, size_t... lane>
-GRAPHKIT_INLINE Vec<C> merge_sums(Vec<C> x, Vec<C> y, std::index_sequence<lane...>) {
-  constexpr int64_t n = vec_lanes<C>;
-  const Vec<C> low = __builtin_shufflevector(
-      x, y, int(lane / (2 * w) * (2 * w) + lane % w + (lane % (2 * w) < w ? 0 : n))...);
-  const Vec<C> high = __builtin_shufflevector(
-      x, y, int(lane / (2 * w) * (2 * w) + w + lane % w + (lane % (2 * w) < w ? 0 : n))...);
-  return low + high;
-}
-
-// Vectors whose groups of `width` lanes hold parts of sums become one with groups of width * count;
-// from width 1 to as many vectors as there are lanes, lane l is the sum over the lanes of v[l].
-template <class C, int64_t width, int64_t count>
-GRAPHKIT_INLINE Vec<C> merged(const Vec<C> *v) {
-  if constexpr (count == 1) {
-    return v[0];
-  } else {
-    return merge_sums<C, width * count / 2>(merged<C, width, count / 2>(v),
-                                            merged<C, width, count / 2>(v + count / 2),
-                                            std::make_index_sequence<size_t(vec_lanes<C>)>());
-  }
-}
 
 // Memory for vectors, aligned to cache lines, that is handed out piece by piece.
 template <class C>
