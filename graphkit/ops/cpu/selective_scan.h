@@ -166,6 +166,10 @@ class ScanInputs {
       for (int64_t n = 0; n < states; ++n)
         base[(of.begin + l) * states + n] = lane[n * vec_lanes<C> + l];
   }
+  void copy_row(const Features<C> &rows, int64_t t, C *to) const {
+    const C *from = rows.read(t, to);  // half types are widened into place
+    if (from != to) std::copy(from, from + states, to);
+  }
   Columns<C> chunk_starts(int64_t slot) const {
     C *base = static_cast<C *>(a.starts) + slot * states * a.channels;
     return {base, sizeof(C) == 8 ? Dtype::f64 : Dtype::f32, a.channels};
@@ -196,42 +200,52 @@ struct ScanBlock {
   }
 };
 
-// The states that start at n: h = a h + input B, and returns y + C . h. Where `decays` is given it
-// gets a. `from` and `to` may be the same. The input is delta u, or u where it is held.
-template <class C, int count, bool zoh>
-GRAPHKIT_INLINE Vec<C> advance_some(int64_t n, const ScanBlock<C> &block, Vec<C> delta,
-                                    Vec<C> input, const C *b, const C *c, const Vec<C> *from,
-                                    Vec<C> *to, Vec<C> *decays, Vec<C> y) {
-  Vec<C> h[count];
-  for (int v = 0; v < count; ++v) h[v] = delta * block.decay[n + v];
-  exp2_each<C, count>(h);
-  if (decays)
-    for (int v = 0; v < count; ++v) decays[n + v] = h[v];
-  for (int v = 0; v < count; ++v) {
-    if constexpr (zoh) {
-      const Hold<C> hold(delta, block.decay[n + v], block.inverse[n + v], h[v]);
-      h[v] = h[v] * from[n + v] + input * hold.value * b[n + v];
-    } else {
-      h[v] = h[v] * from[n + v] + input * b[n + v];
-    }
-  }
-  for (int v = 0; v < count; ++v) to[n + v] = h[v];
-  for (int v = 0; v < count; ++v) y += h[v] * c[n + v];
-  return y;
-}
+// What the steps of a chunk are for all states of a block. The input is delta u, or u where a
+// zero-order hold takes it.
+template <class C>
+struct ScanSteps {
+  int64_t count, row;            // steps; values from one row of b and c to the next
+  const Vec<C> *delta, *input;   // [count]
+  const C *b, *c;                // [count, row]
+  Vec<C> *y;                     // [count]: gets C . h added; or null
+};
 
-// One step of all states of a block; returns C . h.
-template <class C, bool zoh>
-GRAPHKIT_INLINE Vec<C> advance(int64_t states, const ScanBlock<C> &block, Vec<C> delta,
-                               Vec<C> input, const C *b, const C *c, const Vec<C> *from,
-                               Vec<C> *to, Vec<C> *decays) {
-  Vec<C> y{};
-  int64_t n = 0;
-  for (; n + 4 <= states; n += 4)
-    y = advance_some<C, 4, zoh>(n, block, delta, input, b, c, from, to, decays, y);
-  for (; n < states; ++n)
-    y = advance_some<C, 1, zoh>(n, block, delta, input, b, c, from, to, decays, y);
-  return y;
+// Some states go through a chunk and stay in registers: h = a h + input B. Where `before` and
+// `decays` are given, [count, some], they get h before each step and its a.
+template <class C, int some, bool zoh>
+inline void advance(const ScanBlock<C> &block, const ScanSteps<C> &steps, int64_t n,
+                    Vec<C> *__restrict state, Vec<C> *__restrict before,
+                    Vec<C> *__restrict decays) {
+  Vec<C> h[some], decay[some];
+  for (int v = 0; v < some; ++v) {
+    h[v] = state[n + v];
+    decay[v] = block.decay[n + v];
+  }
+  for (int64_t j = 0; j < steps.count; ++j) {
+    const Vec<C> delta = steps.delta[j], input = steps.input[j];
+    const C *const b = steps.b + j * steps.row + n, *const c = steps.c + j * steps.row + n;
+    Vec<C> a[some];
+    for (int v = 0; v < some; ++v) a[v] = delta * decay[v];
+    exp2_each<C, some>(a);
+    if (before)
+      for (int v = 0; v < some; ++v) {
+        before[j * some + v] = h[v];
+        decays[j * some + v] = a[v];
+      }
+    for (int v = 0; v < some; ++v) {
+      if constexpr (zoh) {
+        const Hold<C> hold(delta, decay[v], block.inverse[n + v], a[v]);
+        h[v] = a[v] * h[v] + input * hold.value * b[v];
+      } else {
+        h[v] = a[v] * h[v] + input * b[v];
+      }
+    }
+    if (!steps.y) continue;
+    Vec<C> sum[2] = {steps.y[j], Vec<C>{}};
+    for (int v = 0; v < some; ++v) sum[v % 2] += h[v] * c[v];
+    steps.y[j] = sum[0] + sum[1];
+  }
+  for (int v = 0; v < some; ++v) state[n + v] = h[v];
 }
 
 template <class C>
@@ -248,49 +262,79 @@ class SelectiveScanForwardKernel {
     const int threads = threads_for(a_.steps * a_.channels * a_.states, a_.threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-      VecPool<C> pool(3 * x_.states);
-      ScanBlock<C> block{};
-      block.decay = pool.take(x_.states);
-      block.inverse = pool.take(x_.states);
-      Vec<C> *const state = pool.take(x_.states);
-      std::vector<C> rows(size_t(2 * x_.states));
+      Work work(x_.states);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t task = 0; task < tasks; ++task) {
-        block.set(x_, task % x_.blocks);
+        work.block.set(x_, task % x_.blocks);
         const Range sequences = units[size_t(task / x_.blocks)].sequences;
         for (int64_t s = sequences.begin; s < sequences.end; ++s)
-          if (a_.zoh) sequence<true>(s, block, state, rows.data());
-          else sequence<false>(s, block, state, rows.data());
+          if (a_.zoh) sequence<true>(s, work);
+          else sequence<false>(s, work);
       }
     }
     return {};
   }
 
  private:
-  template <bool zoh>
-  void sequence(int64_t s, const ScanBlock<C> &block, Vec<C> *state, C *scratch) const {
-    const int64_t begin = x_.segments.start(s), length = x_.segments.start(s + 1) - begin;
-    if (a_.initial) x_.gather(a_.initial, s, block.channels, C(1), state);
-    else std::fill(state, state + x_.states, Vec<C>{});
-    for (int64_t i = 0; i < length; ++i) {
-      if (a_.starts && i && i % scan_chunk == 0) {
-        const Columns<C> to = x_.chunk_starts(slot_of(begin, i / scan_chunk));
-        for (int64_t n = 0; n < x_.states; ++n) to.write(n, block.channels, state[n]);
-      }
-      const int64_t t = x_.step(s, i);
-      const Vec<C> u = x_.u.read(t, block.channels);
-      Vec<C> delta = x_.delta.read(t, block.channels) + block.bias;
-      if (a_.softplus) delta = SoftPlus<C>(delta).value;
-      Vec<C> y = block.skip * u;
-      y += advance<C, zoh>(x_.states, block, delta, zoh ? u : delta * u, x_.in.read(t, scratch),
-                           x_.out.read(t, scratch + x_.states), state, state, nullptr);
-      if (x_.z) {
-        const Vec<C> z = x_.z.read(t, block.channels);
-        y *= z * sigmoid_of<C>(z);
-      }
-      y_.write(t, block.channels, y);
+  struct Work {
+    explicit Work(int64_t states)
+        : pool(3 * states + 3 * scan_chunk), rows(size_t(2 * scan_chunk * states)) {
+      block.decay = pool.take(states);
+      block.inverse = pool.take(states);
+      state = pool.take(states);
+      delta = pool.take(scan_chunk);
+      input = pool.take(scan_chunk);
+      y = pool.take(scan_chunk);
+      b = rows.data();
+      c = b + scan_chunk * states;
     }
-    if (a_.last) x_.scatter(state, s, block.channels, a_.last);
+    VecPool<C> pool;
+    ScanBlock<C> block{};
+    Vec<C> *state;               // [states]
+    Vec<C> *delta, *input, *y;   // [steps of a chunk]
+    std::vector<C> rows;
+    C *b, *c;                    // [steps of a chunk, states]
+  };
+
+  template <bool zoh>
+  void sequence(int64_t s, Work &w) const {
+    const int64_t begin = x_.segments.start(s), length = x_.segments.start(s + 1) - begin;
+    const Range channels = w.block.channels;
+    if (a_.initial) x_.gather(a_.initial, s, channels, C(1), w.state);
+    else std::fill(w.state, w.state + x_.states, Vec<C>{});
+    for (int64_t first = 0; first < length; first += scan_chunk) {
+      if (a_.starts && first) {
+        const Columns<C> to = x_.chunk_starts(slot_of(begin, first / scan_chunk));
+        for (int64_t n = 0; n < x_.states; ++n) to.write(n, channels, w.state[n]);
+      }
+      const int64_t count = std::min(scan_chunk, length - first);
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t t = x_.step(s, first + j);
+        const Vec<C> u = x_.u.read(t, channels);
+        Vec<C> delta = x_.delta.read(t, channels) + w.block.bias;
+        if (a_.softplus) delta = SoftPlus<C>(delta).value;
+        w.delta[j] = delta;
+        w.input[j] = zoh ? u : delta * u;
+        w.y[j] = w.block.skip * u;
+        x_.copy_row(x_.in, t, w.b + j * x_.states);
+        x_.copy_row(x_.out, t, w.c + j * x_.states);
+      }
+      const ScanSteps<C> steps{count, x_.states, w.delta, w.input, w.b, w.c, w.y};
+      int64_t n = 0;
+      for (; n + 4 <= x_.states; n += 4)
+        advance<C, 4, zoh>(w.block, steps, n, w.state, nullptr, nullptr);
+      for (; n < x_.states; ++n) advance<C, 1, zoh>(w.block, steps, n, w.state, nullptr, nullptr);
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t t = x_.step(s, first + j);
+        Vec<C> y = w.y[j];
+        if (x_.z) {
+          const Vec<C> z = x_.z.read(t, channels);
+          y *= z * sigmoid_of<C>(z);
+        }
+        y_.write(t, channels, y);
+      }
+    }
+    if (a_.last) x_.scatter(w.state, s, channels, a_.last);
   }
 
   const SelectiveScan &a_;

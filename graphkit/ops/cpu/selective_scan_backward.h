@@ -59,8 +59,8 @@ class SelectiveScanBackwardKernel {
   // Rows of states are as long as whole registers; what lies behind the last state is zero.
   struct Work {
     explicit Work(int64_t row)
-        : vectors(4 * row + (2 * scan_chunk + 1) * row + 2 * scan_chunk * (row / group) +
-                  8 * scan_chunk),
+        : vectors(5 * row + (2 * scan_chunk + 1) * group + 2 * scan_chunk * (row / group) +
+                  10 * scan_chunk),
           pool(vectors), rows(size_t(2 * scan_chunk * row)) {
       Vec<C> *const all = pool.take(vectors);
       std::fill(all, all + vectors, Vec<C>{});
@@ -73,12 +73,13 @@ class SelectiveScanBackwardKernel {
       std::fill(block.inverse, block.inverse + row, Vec<C>{} - C(1));
       carry = take(row);
       grad_decay = take(row);
-      h = take((scan_chunk + 1) * row);
-      decays = take(scan_chunk * row);
+      state = take(row);
+      h = take((scan_chunk + 1) * group);
+      decays = take(scan_chunk * group);
       in = take(scan_chunk * (row / group));
       out = take(scan_chunk * (row / group));
       for (Vec<C> **each :
-           {&u, &delta, &input, &slope, &grad, &of_input, &of_step, &of_decay})
+           {&u, &delta, &input, &slope, &grad, &y, &of_gate, &of_input, &of_step, &of_decay})
         *each = take(scan_chunk);
       b = rows.data();
       c = b + scan_chunk * row;
@@ -88,9 +89,11 @@ class SelectiveScanBackwardKernel {
     ScanBlock<C> block{};
     Vec<C> *carry;         // [row]: a_{t+1} q_{t+1}
     Vec<C> *grad_decay;    // [row]: dA of a chunk
-    Vec<C> *h, *decays;    // [steps of a chunk, row]: before each step, and of it
+    Vec<C> *state;         // [row]
+    Vec<C> *h, *decays;    // [steps of a chunk, group]: before each step, and of it
     Vec<C> *in, *out;      // [steps of a chunk, row / group]: terms of dB and dC, sums begun
     Vec<C> *u, *delta, *input, *slope, *grad;  // [steps of a chunk]; slope of softplus
+    Vec<C> *y, *of_gate;   // [steps of a chunk]: with a gate, y before it and the gradient over y
     Vec<C> *of_input, *of_step, *of_decay;     // [steps of a chunk]: sums over states
     std::vector<C> rows;
     C *b, *c;              // [steps of a chunk, row]: rows of B and C
@@ -178,22 +181,19 @@ class SelectiveScanBackwardKernel {
     const int64_t first = c * scan_chunk, steps = std::min(scan_chunk, length - first);
     const int64_t states = x_.states;
     const Range channels = w.block.channels;
+    std::fill(w.state, w.state + row_, Vec<C>{});  // a NaN would stay behind the last state
     if (c > 0) {
       const Columns<C> from = x_.chunk_starts(slot_of(begin, c));
-      for (int64_t n = 0; n < states; ++n) w.h[n] = from.read(n, channels);
+      for (int64_t n = 0; n < states; ++n) w.state[n] = from.read(n, channels);
     } else if (a_.initial) {
-      x_.gather(a_.initial, s, channels, C(1), w.h);
-    } else {
-      std::fill(w.h, w.h + states, Vec<C>{});
+      x_.gather(a_.initial, s, channels, C(1), w.state);
     }
     Vec<C> grad_skip{}, grad_bias{};
-    for (int64_t j = 0; j < steps; ++j) {
-      if (a_.zoh) replay<true>(s, first + j, j, w);
-      else replay<false>(s, first + j, j, w);
-    }
+    for (int64_t j = 0; j < steps; ++j) prepare(s, first + j, j, w);
+    const ScanSteps<C> all{steps, row_, w.delta, w.input, w.b, w.c, x_.z ? w.y : nullptr};
     for (int64_t n = 0; n < states; n += group) {
-      if (a_.zoh) back<true>(n, steps, w, carry);
-      else back<false>(n, steps, w, carry);
+      if (a_.zoh) through<true>(n, all, w, carry);
+      else through<false>(n, all, w, carry);
     }
     for (int64_t j = 0; j < steps; ++j) {
       const int64_t t = x_.step(s, first + j);
@@ -203,6 +203,7 @@ class SelectiveScanBackwardKernel {
       grad_u_.write(t, channels, of_u + w.block.skip * grad);
       const Vec<C> of_delta = (w.of_decay[j] * C(log_of_2) + of_step * u) * w.slope[j];
       grad_delta_.write(t, channels, of_delta);
+      if (x_.z) grad_z_.write(t, channels, w.of_gate[j] * w.y[j]);
       grad_bias += of_delta;
       grad_skip += grad * u;
       const int64_t row = (first + j - target.first) * target.stride;
@@ -214,7 +215,14 @@ class SelectiveScanBackwardKernel {
     add_up(grad_bias, channels, partial(unit, states + 1));
   }
 
-  // From the last step of a chunk to the first, for the states that start at n.
+  // The states that start at n as forward took them, then from the last step of the chunk back.
+  template <bool zoh>
+  void through(int64_t n, const ScanSteps<C> &steps, Work &w, Vec<C> *carries) const {
+    advance<C, group, zoh>(w.block, steps, n, w.state, w.h, w.decays);
+    for (int64_t v = 0; v < group; ++v) w.h[steps.count * group + v] = w.state[n + v];
+    back<zoh>(n, steps.count, w, carries);
+  }
+
   template <bool zoh>
   void back(int64_t n, int64_t steps, Work &w, Vec<C> *carries) const {
     const int64_t groups = row_ / group;
@@ -222,11 +230,11 @@ class SelectiveScanBackwardKernel {
     for (int64_t v = 0; v < group; ++v) {
       carry[v] = carries[n + v];
       grad_decay[v] = Vec<C>{};
-      after[v] = w.h[steps * row_ + n + v];
+      after[v] = w.h[steps * group + v];
     }
     for (int64_t j = steps - 1; j >= 0; --j) {
-      const Vec<C> *__restrict h = w.h + j * row_ + n;
-      const Vec<C> *__restrict decays = w.decays + j * row_ + n;
+      const Vec<C> *__restrict h = w.h + j * group;
+      const Vec<C> *__restrict decays = w.decays + j * group;
       const Vec<C> *__restrict decay = w.block.decay + n;
       const Vec<C> *__restrict inverse = w.block.inverse + n;
       const C *__restrict b = w.b + j * row_ + n;
@@ -266,10 +274,9 @@ class SelectiveScanBackwardKernel {
     }
   }
 
-  // The j-th step of a chunk as forward took it; the gate is undone on the way.
-  template <bool zoh>
-  void replay(int64_t s, int64_t i, int64_t j, Work &w) {
-    const int64_t t = x_.step(s, i), states = x_.states;
+  // What the j-th step of a chunk is for all states; the gate is undone on the way.
+  void prepare(int64_t s, int64_t i, int64_t j, Work &w) {
+    const int64_t t = x_.step(s, i);
     const Range channels = w.block.channels;
     const Vec<C> u = x_.u.read(t, channels);
     Vec<C> delta = x_.delta.read(t, channels) + w.block.bias, slope = Vec<C>{} + C(1);
@@ -278,29 +285,20 @@ class SelectiveScanBackwardKernel {
       delta = soft.value;
       slope = soft.slope;
     }
-    const Vec<C> input = zoh ? u : delta * u;
-    C *const b = w.b + j * row_, *const c = w.c + j * row_;
-    copy_row(x_.in, t, b);
-    copy_row(x_.out, t, c);
-    Vec<C> *const h = w.h + j * row_;
-    const Vec<C> y = w.block.skip * u + advance<C, zoh>(states, w.block, delta, input, b, c, h,
-                                                        h + row_, w.decays + j * row_);
+    x_.copy_row(x_.in, t, w.b + j * row_);
+    x_.copy_row(x_.out, t, w.c + j * row_);
     Vec<C> grad = grad_.read(t, channels);
     if (x_.z) {
       const Vec<C> z = x_.z.read(t, channels), sigmoid = sigmoid_of<C>(z);
-      grad_z_.write(t, channels, grad * y * sigmoid * (C(1) + z * (C(1) - sigmoid)));
+      w.y[j] = w.block.skip * u;
+      w.of_gate[j] = grad * sigmoid * (C(1) + z * (C(1) - sigmoid));
       grad *= z * sigmoid;
     }
     w.u[j] = u;
     w.delta[j] = delta;
-    w.input[j] = input;
+    w.input[j] = a_.zoh ? u : delta * u;
     w.slope[j] = slope;
     w.grad[j] = grad;
-  }
-
-  void copy_row(const Features<C> &rows, int64_t t, C *to) const {
-    const C *from = rows.read(t, to);  // half types are widened into place
-    if (from != to) std::copy(from, from + x_.states, to);
   }
 
   void put_sums(const Vec<C> *terms, C *to, bool add) const {
