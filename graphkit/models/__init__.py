@@ -1,6 +1,15 @@
-"""Models: one file per paper, plain modules with JSON-serialisable arguments."""
+"""Models: one file or package per paper, plain modules with JSON-serialisable arguments."""
 
 from graphkit.models.mpnn_vn import MPNNVN
+from graphkit.models.ncn import NCN, TrainingEdges
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 
-__all__ = ["MPNNVN", "create_model", "list_models", "model_class", "register_model"]
+__all__ = [
+    "MPNNVN",
+    "NCN",
+    "TrainingEdges",
+    "create_model",
+    "list_models",
+    "model_class",
+    "register_model",
+]

@@ -10,6 +10,7 @@ from graphkit.ops.edge_softmax import edge_softmax
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
 from graphkit.ops.intersect import Intersection, common_neighbors, intersect, intersect_sum
+from graphkit.ops.keep_entries import keep_entries
 from graphkit.ops.level_propagate import level_propagate
 from graphkit.ops.levels import Levels, topological_levels
 from graphkit.ops.linear import linear
@@ -21,7 +22,7 @@ from graphkit.ops.neighbor_sample import (
     neighbor_sample,
 )
 from graphkit.ops.random_walk import random_walk
-from graphkit.ops.rows import sorted_rows
+from graphkit.ops.rows import is_symmetric, sorted_rows
 from graphkit.ops.selective_scan import selective_scan
 
 __all__ = [
@@ -45,9 +46,11 @@ __all__ = [
     "empty_cache",
     "gated_aggregate",
     "hetero_neighbor_sample",
+    "keep_entries",
     "kept_bytes",
     "intersect",
     "intersect_sum",
+    "is_symmetric",
     "level_propagate",
     "linear",
     "neighbor_sample",

@@ -1,4 +1,4 @@
-"""Rows of a CSR in ascending order of their columns: how to get them, and the check for them."""
+"""Rows of a CSR in ascending order of their columns: how to get them, and what to ask of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphkit.ops import cpu
 from graphkit.ops.csr import CSR, _transpose_arrays, transpose_arrays
 from graphkit.ops.eager import is_plain
 
-_KEY = "sorted_rows"
+SORTED = "sorted_rows"  # derived: True where the rows are, else the CSR whose rows are
 
 
 def sorted_rows(csr: CSR) -> CSR:
@@ -26,7 +26,9 @@ def sorted_rows(csr: CSR) -> CSR:
         >>> csr.col.tolist(), sorted_rows(csr).col.tolist(), sorted_rows(csr).eid.tolist()
         ([2, 0, 1], [0, 2, 1], [1, 0, 2])
     """
-    found = csr.derived.get(_KEY)
+    found = csr.derived.get(SORTED)
+    if found is True:
+        return csr
     if found is None:
         compiling = torch.compiler.is_compiling()
         found = csr
@@ -36,20 +38,45 @@ def sorted_rows(csr: CSR) -> CSR:
             flipped = flip(csr.rowptr, csr.col, csr.eid, csr.num_cols)
             rowptr, col, eid = flip(flipped[0], flipped[1], flipped[2], csr.num_rows)
             found = CSR(rowptr, col, eid, csr.num_rows, csr.num_cols)
-            found.derived[_KEY] = found
+            found.derived[SORTED] = True
         if compiling:  # nothing that is traced outlives its graph
             return found
-        csr.derived[_KEY] = found
+        csr.derived[SORTED] = True if found is csr else found
     assert isinstance(found, CSR)
     return found
 
 
+def is_symmetric(csr: CSR) -> bool:
+    """Whether every entry (i, j) stands beside an entry (j, i); looked at once per CSR.
+
+    Args:
+        csr: a graph whose rows are in ascending order (:func:`sorted_rows`).
+
+    Raises:
+        InputError: a row is out of order.
+
+    Example:
+        >>> path = torch.tensor([[0, 1, 1], [1, 0, 2]])
+        >>> is_symmetric(sorted_rows(CSR.from_edge_index(path, num_nodes=3)))
+        False
+    """
+    found = csr.derived.get("is_symmetric")
+    if found is None:
+        has_sorted_rows("csr", csr)
+        found = False
+        if csr.num_rows == csr.num_cols:
+            other = csr.transpose()
+            found = torch.equal(other.rowptr, csr.rowptr) and torch.equal(other.col, csr.col)
+        csr.derived["is_symmetric"] = found
+    return bool(found)
+
+
 def has_sorted_rows(name: str, csr: CSR) -> None:
     """Refuse a CSR with a row out of order; looked at once per CSR."""
-    if csr.derived.get(_KEY) is csr:
+    if csr.derived.get(SORTED) is True:
         return
     refuse_disorder(name, csr.rowptr, csr.col, csr.num_cols)
-    csr.derived[_KEY] = csr
+    csr.derived[SORTED] = True
 
 
 def refuse_disorder(name: str, rowptr: Tensor, col: Tensor, num_cols: int) -> None:
