@@ -91,6 +91,6 @@ def measure(
     from graphkit.train.evaluation import evaluate as evaluate_split
 
     def batches() -> Any:
-        return dataset.loader(split, batch_size=batch_size or task.batch_size)
+        return task.loader(split, batch_size=batch_size or task.batch_size)
 
     return evaluate_split(model, task, split, batches, nullcontext)
