@@ -55,7 +55,8 @@ class GraphDataset:
         splits: ``train``, ``valid`` and ``test`` ids of the selected split; on link level the
             links themselves.
         links: true and false links of link-level sets, ``[2, n]`` under ``"valid/edge_neg"``.
-        split_kind: where the split comes from: official, rebuilt, stand-in or random.
+        split_kind: where the split comes from: official, protocol (random, drawn as published ones
+            are), rebuilt, stand-in or random.
         data_kind: where the features come from: official, rebuilt or generated.
         sha256: one checksum over all raw files.
         std_kind: how the spread over seeds is reported: unbiased (OGB) or population (LRGB).

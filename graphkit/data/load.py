@@ -171,7 +171,10 @@ def _with_links(
     from graphkit.data.link_split import with_random_links
 
     protocol = str(parsed.info["link_protocol"])
-    return GraphDataset(card, with_random_links(parsed, protocol, seed), sha256, options)
+    drawn = with_random_links(parsed, protocol, seed)
+    if protocol != card.options.get("split_name", protocol):
+        drawn.info = {**drawn.info, "split_kind": "random"}
+    return GraphDataset(card, drawn, sha256, options)
 
 
 def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, Any]) -> Parsed:

@@ -65,12 +65,16 @@ class LinkHeuristic(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in KINDS:
-            raise InputError(f"kind: {kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+            raise InputError(
+                f"kind: {kind!r} is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}"
+            )
         for name, count in (("length", length), ("iterations", iterations)):
             if count < 1:
                 raise InputError(f"{name}: {count}, wanted at least 1")
         if not (0.0 < restart < 1.0 and beta > 0.0):
-            raise InputError(f"restart, beta: {restart}, {beta}, wanted 0 < restart < 1 and beta > 0")
+            raise InputError(
+                f"restart, beta: {restart}, {beta}, wanted 0 < restart < 1 and beta > 0"
+            )
         self.config: dict[str, Any] = {
             "kind": kind, "beta": beta, "length": length, "restart": restart,
             "iterations": iterations,
@@ -115,7 +119,9 @@ class LinkHeuristic(nn.Module):
         if self.kind in ("aa", "ra"):
             degree = graph.degree.to(torch.float32)
             # A node of degree 1 is no common neighbour of two nodes; its 1 / log 1 is never summed.
-            weight = 1.0 / (degree.clamp(min=2.0).log() if self.kind == "aa" else degree.clamp(min=1.0))
+            weight = 1.0 / (
+                degree.clamp(min=2.0).log() if self.kind == "aa" else degree.clamp(min=1.0)
+            )
             return intersect_sum(graph, pairs, weight[:, None])
         return self._from_sources(graph, pairs)[:, None]
 

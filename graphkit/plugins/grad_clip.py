@@ -56,7 +56,9 @@ class GradClipPlugin(TrainerPlugin):
         known = [name for name, _ in model.named_modules()]
         for part in self.parts:
             if part not in known:
-                raise PluginError(f"grad_clip: the model has no part {part!r}{nearest(part, known)}")
+                raise PluginError(
+                    f"grad_clip: the model has no part {part!r}{nearest(part, known)}"
+                )
         return model
 
     def clip(self, parameters: Sequence[nn.Parameter]) -> None:

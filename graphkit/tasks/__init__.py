@@ -29,8 +29,8 @@ def create_task(dataset: Any, **options: Any) -> Task:
 
     Args:
         dataset: a :class:`graphkit.data.GraphDataset`.
-        **options: those of the task of this level: ``loss`` and ``batch_size`` for graphs and nodes,
-            for links see :class:`LinkTask`.
+        **options: those of the task of this level: ``loss`` and ``batch_size`` for graphs and
+            nodes, for links see :class:`LinkTask`.
 
     Raises:
         InputError: an option is unknown or does not fit, or the level has no task yet.

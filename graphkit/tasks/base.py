@@ -36,7 +36,7 @@ class Task:
         self.maximize = bool(dataset.maximize)
         self.batch_size = batch_size
         self.loss_name, self._loss = choose_loss(self.task_type, self.metric, loss)
-        self.config = {"level": self.level, "loss": self.loss_name}
+        self.config: dict[str, Any] = {"level": self.level, "loss": self.loss_name}
 
     def loader(self, split: str, **options: Any) -> Any:
         """Batches of a split; ``options`` are those of ``GraphDataset.loader``."""

@@ -206,7 +206,7 @@ class LinkTask(Task):
         return torch.cat(pieces)
 
     def _score(self, model: Any, h: Tensor, adj: CSR, pairs: Tensor) -> Tensor:
-        pieces = pairs.split(self.eval_batch_size, dim=1)
+        pieces = torch.split(pairs, self.eval_batch_size, dim=1)
         return torch.cat([model.score(h, adj, piece).view(-1) for piece in pieces])
 
     # -- what the Trainer asks for ----------------------------------------------------------------
@@ -237,7 +237,9 @@ class LinkTask(Task):
         """Loss of each true link with its false one. Shape: float ``[P]``."""
         positive, negative = self._parts(out, batch)
         if negative.shape != positive.shape:
-            raise InputError("sample_loss: there is one negative for each positive in training only")
+            raise InputError(
+                "sample_loss: there is one negative for each positive in training only"
+            )
         return F.softplus(-positive) + F.softplus(negative)
 
     def weight(self, batch: LinkBatch, split: str = "train") -> float:
@@ -274,7 +276,8 @@ class LinkTask(Task):
         """
         if len(predictions) == 0 or len(predictions) != len(targets):
             raise InputError(
-                f"predictions: {len(predictions)} rows for {len(targets)} targets of the {split} split"
+                f"predictions: {len(predictions)} rows for {len(targets)} targets of the {split} "
+                "split"
             )
         check_finite(predictions, split)
         if predictions.dim() == 2:

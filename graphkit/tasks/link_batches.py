@@ -61,7 +61,7 @@ class TrainLinks:
         batch_size: links per batch of this worker.
         shuffle: another order in each epoch.
         seed: see above.
-        negatives: ``"non_links"``, or ``"destinations"``: any node, for the same sources (citation2).
+        negatives: ``"non_links"``, or ``"destinations"``: the same sources, any node (citation2).
         rank: this worker, of ``world_size``; all of them hide the links of the whole step.
         world_size: see ``rank``.
 

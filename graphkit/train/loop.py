@@ -401,7 +401,8 @@ class TrainingLoop:
         return FitResult(
             best_epoch=state.best_epoch, epochs=state.epoch,
             valid=figures.get(f"valid_{metric}"), test=figures.get(f"test_{metric}"),
-            metrics=dict(figures), selected=dict(state.selected), history=list(state.history), seconds=self.saver.seconds(),
+            metrics=dict(figures), selected=dict(state.selected),
+            history=list(state.history), seconds=self.saver.seconds(),
             peak_memory_bytes=peak_memory(self.settings.device),
             skipped_batches=state.skipped, interrupted=state.interrupted,
             stop_reason=state.stop_reason, device=str(self.settings.device), model=exported,
