@@ -98,7 +98,11 @@ def draw_degrees(folder: Path, target: Path) -> bool:
     def paint(axes: Any) -> None:
         mean = [math.fsum(rates[p]) / len(rates[p]) for p in shown]
         axes.bar(
-            range(len(shown)), mean, yerr=[_spread(rates[p]) for p in shown], capsize=3, alpha=0.85
+            range(len(shown)),
+            mean,
+            capsize=3,
+            alpha=0.85,
+            yerr=[_spread(rates[p]) for p in shown] if len(found) > 1 else None,
         )
         labels = [f"{names[p]}\n{links[p] // len(found)}" for p in shown]
         axes.set_xticks(range(len(shown)), labels, fontsize="small")
