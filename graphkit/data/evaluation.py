@@ -205,8 +205,8 @@ def evaluate_links(
     Example:
         >>> from graphkit import data
         >>> positive, negative = torch.tensor([0.9, 0.5, 0.5]), torch.tensor([0.5, 0.4, 0.3])
-        >>> evaluate_links(data.card("demo-link"), positive, negative, ["hits@1", "rocauc"])
-        {'hits@1': 0.3333333333333333, 'rocauc': 0.8888888888888888}
+        >>> evaluate_links(data.card("demo-link"), positive, negative, ["hits@1", "hits@2"])
+        {'hits@1': 0.3333333333333333, 'hits@2': 1.0}
     """
     if card.level != "link":
         raise InputError(f"{card.name} is a {card.level}-level set; use evaluate(y_true, y_pred)")

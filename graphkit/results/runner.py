@@ -11,12 +11,11 @@ from typing import Any
 from graphkit.errors import InputError
 from graphkit.recipes.overrides import apply_overrides
 from graphkit.recipes.schema import Recipe
-from graphkit.results import build, link_plots
+from graphkit.results import build
 from graphkit.results.environment import command_line, environment, package_version
 from graphkit.results.progress import Reporter, SilentReporter
 from graphkit.results.record import ResultRecord, SeedResult, aggregate
 from graphkit.results.run_folder import SEED_FORMAT, RunFolder
-from graphkit.results.start import begin, measure
 from graphkit.storage import atomic_write_text
 
 
@@ -90,8 +89,7 @@ def run(
         if counted:
             _draw([folder.path], folder.path / "curves.png")
         if dataset.level == "link":
-            link_plots.draw_degrees(folder.path, folder.path / "degrees.png")
-            link_plots.draw_models(folder.path.parent, folder.path / "models.png")
+            _draw_links(folder.path)
     reporter.end(record, folder.path)
     return record
 
@@ -109,6 +107,10 @@ def _seeds(recipe: Recipe, seeds: int | Sequence[int] | None) -> list[int]:
 def _run_seed(
     recipe: Recipe, dataset: Any, seed: int, folder: RunFolder, reporter: Reporter
 ) -> SeedResult:
+    # Imported here: they need torch, and `graphkit recipes list` must not wait for it.
+    from graphkit.results import link_plots
+    from graphkit.results.start import begin, measure
+
     path = folder.seed_path(seed)
     folder.write_config(path / "config.yaml", seed)
     dataset = dataset.of_run(seed)
@@ -155,6 +157,13 @@ def _draw(folders: list[Path], target: Path) -> None:
     from graphkit.results.curves import draw
 
     draw(folders, target)
+
+
+def _draw_links(folder: Path) -> None:
+    from graphkit.results import link_plots
+
+    link_plots.draw_degrees(folder, folder / "degrees.png")
+    link_plots.draw_models(folder.parent, folder / "models.png")
 
 
 def _record(
