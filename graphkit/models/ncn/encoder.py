@@ -9,6 +9,7 @@ from graphkit.errors import InputError, nearest
 from graphkit.models.ncn.adjacency import drop_adj, own_transpose
 from graphkit.models.ncn.sparse_features import drop_and_map
 from graphkit.nn.dense import dense
+from graphkit.nn.dropout import Dropout
 from graphkit.ops import CSR, aggregate
 
 # name -> (reduce, whether the convolution has weights)
@@ -266,7 +267,7 @@ def sum_with(parts: list[Tensor], weight: Tensor) -> Tensor:
 
 def dropout(p: float) -> nn.Module:
     """Dropout, or nothing where nothing would be dropped (it would copy its input)."""
-    return nn.Dropout(p) if p >= 1e-6 else nn.Identity()
+    return Dropout(p) if p >= 1e-6 else nn.Identity()
 
 
 def check_probability(name: str, p: float) -> None:

@@ -130,7 +130,8 @@ class LinkPredictor(nn.Module):
         cndeg: largest number of draws from a common neighbourhood, -1 for all.
         trndeg, tstdeg: the same for the differences, in training and in evaluation.
         alpha, pt, scale, offset: of :math:`P`; buffers, not learned.
-        learnpt: compute ``pt`` from ``p``.
+        learnpt: compute ``pt`` from ``p``. Its map ``ptlin`` exists without it too, as in published
+            parameter counts, and gets no gradient: DDP wants ``find_unused_parameters`` then.
         nested_transform: score missing links from :math:`x'` and the graph already dropped, which
             transforms and drops a second time: the published code. Else from ``x`` and the graph.
         splitsize: at most so many missing links are scored at once; -1: as many as fit 64 MiB.
