@@ -53,7 +53,8 @@ def evaluate(folder: str | os.PathLike[str]) -> list[Evaluation]:
                 f"{recipe.dataset.name}"
             )
     model = from_pretrained(folder)
-    dataset = build.load_dataset(recipe)
+    # Where each seed has its own split, another's test links may be what this model learnt from.
+    dataset = build.load_dataset(recipe).of_run(config.seed or 0)
     task = build.build_task(recipe, dataset)
     found = {
         split: measure(model, dataset, task, split, recipe.trainer.batch_size)

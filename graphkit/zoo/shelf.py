@@ -73,13 +73,7 @@ def save_run(
         raise InputError(f"seed: got {seed}, the run has {record.seeds}")
     content = read_yaml(run / "config.yaml")
     recipe = validate(dict(content["recipe"]), record.recipe, str(run / "config.yaml"))
-    dataset = build.load_dataset(recipe)
-    if dataset.redraw is not None:
-        # Each seed has its own split: the checkpoint must never meet another seed's test links.
-        options = {**recipe.dataset.options, "split_seed": seed}
-        section = recipe.dataset.model_copy(update={"options": options})
-        recipe = recipe.model_copy(update={"dataset": section})
-        dataset = dataset.of_run(seed)
+    dataset = build.load_dataset(recipe).of_run(seed)
     model = build.build_model(recipe, dataset, seed)
     path = run / str(seed) / "checkpoints" / "best.safetensors"
     try:

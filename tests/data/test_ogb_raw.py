@@ -254,12 +254,13 @@ def test_ranked_links_of_citation2(tmp_path):
     ends = {"source_node": np.array([0, 1, 3]), "target_node": np.array([1, 2, 1])}
     torch.save(ends, folder / "train.pt")
     for part, node in (("valid", 2), ("test", 4)):
-        held = {"source_node": np.array([node, 0]), "target_node": np.array([0, 3])}
+        # 2 -> 1 is held out, 1 -> 2 is for training: papers may cite each other.
+        held = {"source_node": np.array([node, 0]), "target_node": np.array([1, 3])}
         held["target_node_neg"] = np.array([[1, 3, 4], [2, 4, 0]])
         torch.save(held, folder / f"{part}.pt")
     dataset = data.load("ogbl-citation2", root=tmp_path)
     assert dataset.positive_links("train").tolist() == [[0, 1, 3], [1, 2, 1]]
-    assert dataset.splits["test"].tolist() == [[4, 0], [0, 3]]
+    assert dataset.splits["test"].tolist() == [[4, 1], [0, 3]]
     task = create_task(dataset, maskinput=False, negatives="destinations")
     graph = task.graph("test")
     assert graph.rowptr.tolist() == [0, 1, 4, 5, 6, 6]

@@ -113,3 +113,20 @@ def test_node_embeddings_of_an_earlier_run_are_the_input(finished, tmp_path):
     record = results.run(recipe, seeds=1, overrides=SHORT, runs=runs)
     assert record.n_runs == 1
     assert any("begins with node_embeddings" in line for line in dry.describe(recipe, [], 1, runs))
+
+
+def test_a_checkpoint_is_judged_on_the_split_of_its_own_seed(tmp_path):
+    from graphkit import data, zoo
+    from graphkit.errors import DatasetNotFoundError
+
+    recipe = recipes.load("seal-usair/ncn")
+    try:
+        data.load("seal-usair")
+    except DatasetNotFoundError as missing:
+        pytest.skip(str(missing).splitlines()[0])
+    record = results.run(recipe, seeds=2, overrides=SHORT, runs=tmp_path)
+    folder = zoo.save_run(tmp_path / "seal-usair" / "ncn", tmp_path / "model", seed=1)
+    found = {e.metric.split: e.value for e in zoo.evaluate(folder)}
+    assert found["test"] == pytest.approx(record.per_seed[1].test)
+    assert found["valid"] == pytest.approx(record.per_seed[1].valid)
+    assert found["test"] != pytest.approx(record.per_seed[0].test, abs=1e-9)
