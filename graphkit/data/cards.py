@@ -30,7 +30,8 @@ class DatasetCard(BaseModel):
     """Everything known about one data set; read from ``datasets/<name>.yaml``.
 
     ``statistics`` and ``split_sizes`` were counted on the loaded set; ``published`` holds figures
-    quoted from the source. ``mean_edges`` counts directed edges, as ``edge_index`` stores them.
+    quoted from the source. A ``protocol`` split is random, drawn as the publications draw theirs:
+    figures can be compared. ``mean_edges`` counts directed edges, as ``edge_index`` stores them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,7 +46,7 @@ class DatasetCard(BaseModel):
     metric: str
     maximize: bool
     split: str
-    split_kind: Literal["official", "rebuilt", "stand-in", "random"] = "official"
+    split_kind: Literal["official", "protocol", "rebuilt", "stand-in", "random"] = "official"
     data_kind: Literal["official", "rebuilt", "generated"] = "official"
     std_kind: Literal["unbiased", "population"] = "unbiased"
     reader: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 DEFAULT_BATCH_SIZE = 32
+_PARTS = ("train", "valid", "test")
 
 
 @dataclass
@@ -50,8 +52,11 @@ class GraphDataset:
         num_tasks: outputs a model must give: classes for multiclass, else targets.
         metric: name of the official metric; ``maximize`` says which way is better.
         graphs: all graphs.
-        splits: ``train``, ``valid`` and ``test`` ids of the selected split.
-        split_kind: where the split comes from: official, rebuilt, stand-in or random.
+        splits: ``train``, ``valid`` and ``test`` ids of the selected split; on link level the
+            links themselves.
+        links: true and false links of link-level sets, ``[2, n]`` under ``"valid/edge_neg"``.
+        split_kind: where the split comes from: official, protocol (random, drawn as published ones
+            are), rebuilt, stand-in or random.
         data_kind: where the features come from: official, rebuilt or generated.
         sha256: one checksum over all raw files.
         std_kind: how the spread over seeds is reported: unbiased (OGB) or population (LRGB).
@@ -84,6 +89,18 @@ class GraphDataset:
         self.info = parsed.info
         self._splits = parsed.splits
         self.split_number = 0
+        self.redraw: Callable[[int], GraphDataset] | None = None
+
+    def of_run(self, number: int) -> GraphDataset:
+        """The data of run ``number``: with links split anew where each run has its own split.
+
+        Example:
+            >>> from graphkit import data
+            >>> demo = data.load("demo")
+            >>> demo.of_run(3) is demo
+            True
+        """
+        return self if self.redraw is None else self.redraw(number)
 
     @property
     def display_name(self) -> str:
@@ -99,13 +116,31 @@ class GraphDataset:
 
     @property
     def splits(self) -> dict[str, Tensor]:
-        """Ids of ``train``, ``valid`` and ``test`` in the selected split, int64."""
+        """Ids of ``train``, ``valid`` and ``test`` in the selected split, int64.
+
+        Link level: the true links of each part, ``[n, 2]``.
+        """
+        if self.level == "link":
+            return {key: self.positive_links(key).t().contiguous() for key in _PARTS}
         if not self._splits:
             raise InputError(
                 f"{self.name} has no published split; choose one with "
                 f"load({self.name!r}, split_seed=0) or use the edges in .links"
             )
         return self._splits[self.split_number]
+
+    def positive_links(self, split: str) -> Tensor:
+        """True links ``[2, n]`` of a part of a link-level set (source and target in citation2).
+
+        Raises:
+            InputError: no such part, or another level.
+        """
+        if self.level != "link" or split not in _PARTS:
+            raise InputError(f"split: {self.name} ({self.level} level) has no links {split!r}")
+        if f"{split}/edge" in self.links:
+            return self.links[f"{split}/edge"]
+        ends = [self.links[f"{split}/{end}"] for end in ("source_node", "target_node")]
+        return torch.stack([end.reshape(-1).long() for end in ends])
 
     def select_split(self, number: int) -> GraphDataset:
         """Use published split ``number`` from now on; returns the data set itself.
@@ -193,8 +228,15 @@ class GraphDataset:
 
         return evaluate(self.card, y_true, y_pred, num_tasks=self.num_tasks)
 
-    def evaluate_links(self, positive: Tensor, negative: Tensor) -> dict[str, float]:
-        """Score link predictions with the official evaluator (Hits@K or MRR).
+    def evaluate_links(
+        self, positive: Tensor, negative: Tensor, metrics: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Score link predictions with the official evaluator (Hits@K, MRR or ROC-AUC).
+
+        Args:
+            positive: scores of true links.
+            negative: scores of false links.
+            metrics: names of metrics to give instead of the set's own.
 
         Shapes:
             positive: ``[P]``; negative: ``[M]`` for Hits@K, ``[P, M]`` for MRR.
@@ -204,7 +246,7 @@ class GraphDataset:
         """
         from graphkit.data.evaluation import evaluate_links
 
-        return evaluate_links(self.card, positive, negative)
+        return evaluate_links(self.card, positive, negative, metrics)
 
     def hetero(self) -> HeteroData:
         """Return a heterogeneous set as PyG ``HeteroData``, with masks on the target nodes.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,9 @@ def evaluate(
     return {metric: _official(official, metric, truth, guess, truth.shape[1])}
 
 
-def evaluate_links(card: DatasetCard, positive: Tensor, negative: Tensor) -> dict[str, float]:
+def evaluate_links(
+    card: DatasetCard, positive: Tensor, negative: Tensor, metrics: Sequence[str] | None = None
+) -> dict[str, float]:
     """Score links by the metric on the card: Hits@K or MRR as OGB defines them, or ROC-AUC.
 
     Hits@K is the share of positives scored strictly above the K-th highest negative; a tie misses.
@@ -188,33 +191,59 @@ def evaluate_links(card: DatasetCard, positive: Tensor, negative: Tensor) -> dic
         card: whose metric to use.
         positive: scores of true edges.
         negative: scores of false edges; for MRR one row per positive.
+        metrics: names of metrics to give instead of the card's, such as ``hits@20``.
 
     Shapes:
         positive: ``[P]``; negative: ``[M]`` (Hits@K, ROC-AUC) or ``[P, M]`` (MRR).
 
     Raises:
         InputError: the set is not judged by links, scores are not finite, or there are none.
+
+    Warns:
+        UserWarning: fewer than K negatives, which makes Hits@K 1 whatever the scores are.
+
+    Example:
+        >>> from graphkit import data
+        >>> positive, negative = torch.tensor([0.9, 0.5, 0.5]), torch.tensor([0.5, 0.4, 0.3])
+        >>> evaluate_links(data.card("demo-link"), positive, negative, ["hits@1", "hits@2"])
+        {'hits@1': 0.3333333333333333, 'hits@2': 1.0}
     """
     if card.level != "link":
         raise InputError(f"{card.name} is a {card.level}-level set; use evaluate(y_true, y_pred)")
     for name, scores in (("positive", positive), ("negative", negative)):
         _finite(_numbers(name, scores))
-    positive, negative = torch.as_tensor(positive), torch.as_tensor(negative)
-    pair = {"y_pred_pos": positive.reshape(-1), "y_pred_neg": negative}
-    if card.metric.startswith("hits@"):
-        evaluator = ogb_evaluator("ogbl-ddi")
-        evaluator.K = int(card.metric.removeprefix("hits@"))
-        pair["y_pred_neg"] = negative.reshape(-1)
-        return {card.metric: float(evaluator.eval(pair)[card.metric])}
-    if card.metric == "mrr":
+    positive, negative = torch.as_tensor(positive).reshape(-1), torch.as_tensor(negative)
+    return {name: _link_metric(name, positive, negative) for name in metrics or [card.metric]}
+
+
+def _link_metric(name: str, positive: Tensor, negative: Tensor) -> float:
+    if name == "mrr":
         if negative.dim() != 2 or len(negative) != positive.numel():
             raise InputError(
                 f"negative: expected one row per positive ({positive.numel()}), "
                 f"got {list(negative.shape)}"
             )
-        return {"mrr": float(ogb_evaluator("ogbl-citation2").eval(pair)["mrr_list"].mean())}
+        pair = {"y_pred_pos": positive, "y_pred_neg": negative}
+        return float(ogb_evaluator("ogbl-citation2").eval(pair)["mrr_list"].mean())
+    negative = negative.reshape(-1)
+    if name.startswith("hits@"):
+        k = int(name.removeprefix("hits@"))
+        if negative.numel() < k:
+            warnings.warn(
+                f"{name}: only {negative.numel()} negatives, at least {k} are wanted; the value "
+                "is 1 by definition and says nothing about the model",
+                stacklevel=3,
+            )
+        evaluator = ogb_evaluator("ogbl-ddi")
+        registered, evaluator.K = evaluator.K, k
+        try:
+            scores = {"y_pred_pos": positive, "y_pred_neg": negative}
+            return float(evaluator.eval(scores)[name])
+        finally:
+            evaluator.K = registered
+    if name != "rocauc":
+        raise InputError(f"metric: {name!r} is not hits@K, mrr or rocauc, which judge links")
     from sklearn.metrics import roc_auc_score
 
     truth = np.concatenate([np.ones(positive.numel()), np.zeros(negative.numel())])
-    flat = torch.cat([positive.reshape(-1), negative.reshape(-1)]).numpy()
-    return {"rocauc": float(roc_auc_score(truth, flat))}
+    return float(roc_auc_score(truth, torch.cat([positive, negative]).numpy()))

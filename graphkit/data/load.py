@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,7 +84,8 @@ def load(
             ``[{"name": "AddRandomWalkPE", "walk_length": 16}]``.
         split: number of the published split, where there are several.
         split_seed: make a random split instead of the published one (``split_kind`` says so). Sets
-            without a published split get the one of seed 0.
+            without a published split get the one of seed 0; link-level ones among them are split
+            anew for each run (:meth:`GraphDataset.of_run`) unless a seed is given here.
         download: fetch a missing set when its card has an address with a checksum.
         cache: ``False`` parses the files anew.
         options: what the reader of this set offers (for example ``split_name="geom-gcn"``).
@@ -144,6 +146,15 @@ def load(
         transformed_key = cache_key(**identity, transforms=config)
         parsed = cached(card.name, transformed_key, _transform) if cache else _transform()
         options = {**options, "transforms": config}
+    if "link_protocol" in parsed.info:
+        drawn = partial(_with_links, card, parsed, source.sha256, options)
+        dataset = drawn(split_seed or 0)
+        dataset.redraw = drawn if split_seed is None else None
+        return dataset
+    if card.level == "link" and split_seed is not None:
+        raise InputError(
+            f"split_seed: {card.name} has an official split of its links; leave it out"
+        )
     if split_seed is None and not parsed.splits and card.level != "link":
         split_seed = 0
     if split_seed is not None:
@@ -152,6 +163,18 @@ def load(
     if split is not None:
         dataset.select_split(split)
     return dataset
+
+
+def _with_links(
+    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], seed: int
+) -> GraphDataset:
+    from graphkit.data.link_split import with_random_links
+
+    protocol = str(parsed.info["link_protocol"])
+    drawn = with_random_links(parsed, protocol, seed)
+    if protocol != card.options.get("split_name", protocol):
+        drawn.info = {**drawn.info, "split_kind": "random"}
+    return GraphDataset(card, drawn, sha256, options)
 
 
 def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, Any]) -> Parsed:

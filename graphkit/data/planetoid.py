@@ -68,13 +68,15 @@ def read(card: DatasetCard, source: Source, split_name: str = "public") -> Parse
         card: which set.
         source: its folder.
         split_name: ``"public"`` (20 nodes per class, 500 valid, 1000 test) or ``"geom-gcn"``
-            (ten splits of 60/20/20).
+            (ten splits of 60/20/20); for the link-prediction cards a key of
+            :data:`graphkit.data.link_split.PROTOCOLS`.
 
     Raises:
         CorruptFileError: a file has not the checksum on the card.
         InputError: unknown split name.
     """
-    if split_name not in ("public", "geom-gcn"):
+    links = card.level == "link"
+    if not links and split_name not in ("public", "geom-gcn"):
         raise InputError(f"split_name: expected 'public' or 'geom-gcn', got {split_name!r}")
     prefix = str(card.options["prefix"])
     parts: dict[str, Any] = {}
@@ -99,6 +101,8 @@ def read(card: DatasetCard, source: Source, split_name: str = "public") -> Parse
         edge_index,
         node={"x": torch.from_numpy(x), "y": torch.from_numpy(labels.argmax(1))},
     )
+    if links:
+        return Parsed(graphs, info={"link_protocol": split_name})
     if split_name == "geom-gcn":
         return Parsed(graphs, _geom_gcn(card, source, prefix))
     labelled = len(parts["y"])

@@ -1,10 +1,12 @@
 """Models: one file or package per paper, plain modules with JSON-serialisable arguments."""
 
+from graphkit.models.link_heuristics import LinkHeuristic
 from graphkit.models.mpnn_vn import MPNNVN
 from graphkit.models.ncn import NCN, TrainingEdges
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 
 __all__ = [
+    "LinkHeuristic",
     "MPNNVN",
     "NCN",
     "TrainingEdges",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from graphkit.errors import PluginError
+from graphkit.errors import PluginError, nearest
 from graphkit.train.hooks import TrainerPlugin
 
 
@@ -19,9 +19,10 @@ class GradClipPlugin(TrainerPlugin):
         max_norm: scale all gradients together so that their total norm is at most this.
         max_value: clamp every entry to ``[-max_value, max_value]``; instead of ``max_norm``.
         norm_type: which norm; ``float("inf")`` for the largest entry.
+        parts: names of submodules that are clipped each on its own; other parameters are left.
 
     Raises:
-        PluginError: both limits given, or a limit is not positive.
+        PluginError: both limits given, a limit is not positive, or the model lacks a part.
     """
 
     name = "grad_clip"
@@ -32,6 +33,7 @@ class GradClipPlugin(TrainerPlugin):
         max_norm: float | None = None,
         max_value: float | None = None,
         norm_type: float = 2.0,
+        parts: Sequence[str] = (),
     ) -> None:
         if max_norm is not None and max_value is not None:
             raise PluginError("grad_clip: give max_norm or max_value, not both")
@@ -41,14 +43,31 @@ class GradClipPlugin(TrainerPlugin):
             if limit is not None and not (math.isfinite(limit) and limit > 0):
                 raise PluginError(f"grad_clip: {key} must be finite and above 0, got {limit}")
         self.max_norm, self.max_value, self.norm_type = max_norm, max_value, float(norm_type)
+        self.parts = list(parts)
 
     @property
     def config(self) -> dict[str, Any]:
         return {
             "max_norm": self.max_norm, "max_value": self.max_value, "norm_type": self.norm_type,
+            **({"parts": self.parts} if self.parts else {}),
         }  # fmt: skip
 
+    def transform_model(self, model: nn.Module, data: Any) -> nn.Module:
+        known = [name for name, _ in model.named_modules()]
+        for part in self.parts:
+            if part not in known:
+                raise PluginError(
+                    f"grad_clip: the model has no part {part!r}{nearest(part, known)}"
+                )
+        return model
+
     def clip(self, parameters: Sequence[nn.Parameter]) -> None:
+        if not self.parts:
+            self._clip(parameters)
+        for part in self.parts:
+            self._clip(list(self.run.model.get_submodule(part).parameters()))
+
+    def _clip(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.max_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.max_norm, self.norm_type)
         else:

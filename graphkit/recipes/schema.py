@@ -63,6 +63,20 @@ class Task(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class OptimizerGroup(Section):
+    """What a part of the model has of its own."""
+
+    lr: Annotated[float, BeforeValidator(_not_bool), Field(ge=0, le=1e3, allow_inf_nan=False)]
+    weight_decay: Fraction | None = None
+
+
+class StartFrom(Section):
+    """A finished run of another recipe, of the same seed, that this one begins with."""
+
+    recipe: str = Field(min_length=3)
+    take: Literal["weights", "node_embeddings"] = "weights"
+
+
 class Optimizer(Section):
     name: str = "Adam"
     lr: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1e3, allow_inf_nan=False)] = (
@@ -72,6 +86,7 @@ class Optimizer(Section):
     betas: tuple[Fraction, Fraction] | None = None
     eps: Fraction | None = None
     momentum: Fraction | None = None
+    groups: dict[str, OptimizerGroup] = {}
 
 
 class Training(Section):
@@ -115,6 +130,7 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     trainer: Training = Training()
     plugins: list[Named] = []
+    start_from: StartFrom | None = None
     seeds: PositiveInt | list[Annotated[int, BeforeValidator(_not_bool), Field(ge=0)]] = 1
     published: list[Published] = []
     num_params: PositiveInt | None = None
@@ -141,6 +157,15 @@ class Recipe(Section):
         )
         # How often a checkpoint is written changes nothing that is measured.
         content["trainer"].pop("checkpoint_seconds")
+        # Left out where they say nothing, so that hashes of older runs stay what they were.
+        if self.start_from is not None:
+            content["start_from"] = self.start_from.model_dump(mode="json")
+        groups = content["optimizer"].pop("groups")
+        if groups:
+            content["optimizer"]["groups"] = {
+                part: {k: v for k, v in group.items() if v is not None}
+                for part, group in groups.items()
+            }
         return content
 
     @property

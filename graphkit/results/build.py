@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphkit.errors import PluginError, RecipeError, nearest
+from graphkit.recipes.catalogue import path_of
 from graphkit.recipes.schema import Recipe
 
 # The data set decides these unless the recipe does.
@@ -38,6 +39,8 @@ def check_names(recipe: Recipe) -> None:
                 f"recipe {recipe.name}: unknown key 'model.{key}'{nearest(key, allowed)}; "
                 f"{recipe.model.name} takes: {', '.join(sorted(allowed))}"
             )
+    if recipe.start_from is not None:
+        path_of(recipe.start_from.recipe)
     available = plugins.list_plugins()
     for plugin in recipe.plugins:
         if plugin.name not in available:
@@ -69,8 +72,13 @@ def load_dataset(recipe: Recipe) -> Any:
 
 
 def model_kwargs(recipe: Recipe, dataset: Any) -> dict[str, Any]:
-    """Return the model's keyword arguments: those of the data set, then those of the recipe."""
-    return {**dataset.model_args(), **recipe.model.arguments}
+    """Return the model's keyword arguments: those of the data set, then those of the recipe.
+
+    Link models say nothing of edges and levels: they get what of the data set's they know.
+    """
+    allowed = model_arguments(recipe.model.name) if dataset.level == "link" else None
+    given = {k: v for k, v in dataset.model_args().items() if allowed is None or k in allowed}
+    return {**given, **recipe.model.arguments}
 
 
 def build_model(recipe: Recipe, dataset: Any, seed: int) -> Any:
@@ -101,7 +109,9 @@ def build_trainer(
     from graphkit.train import Trainer
 
     settings = recipe.trainer.model_dump()
-    optimizer = {k: v for k, v in recipe.optimizer.model_dump().items() if v is not None}
+    optimizer = recipe.optimizer.model_dump(exclude_none=True)
+    if not optimizer["groups"]:
+        del optimizer["groups"]
     return Trainer(
         **settings,
         seed=seed,

@@ -42,7 +42,13 @@ def estimate(recipe: Recipe, dataset: Any, seed: int = 0) -> Estimate:
     """
     model = build.build_model(recipe, dataset, seed)
     task = build.build_task(recipe, dataset)
-    loader = dataset.loader("train", batch_size=_PROBE_GRAPHS)
+    if recipe.start_from is not None and recipe.start_from.take == "node_embeddings":
+        task.use_node_input(torch.zeros(task.num_nodes, model.config["in_channels"]))
+    batch_size = recipe.trainer.batch_size or task.batch_size
+    # Links share one graph: a small batch would not tell what the encoder takes.
+    loader = task.loader(
+        "train", batch_size=batch_size if dataset.level == "link" else _PROBE_GRAPHS
+    )
     batch = next(iter(loader))
     seen: dict[int, int] = {}
     kept = []  # holds what is counted, so that no address is used twice
@@ -56,11 +62,11 @@ def estimate(recipe: Recipe, dataset: Any, seed: int = 0) -> Estimate:
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        task.loss(model(batch), batch, "train")
+        task.loss(task.apply(model, batch), batch, "train")
     saved = sum(size for address, size in seen.items() if address not in own)
     scale = 1.0
     if dataset.level == "graph":
-        scale = (recipe.trainer.batch_size or task.batch_size) / int(batch.num_graphs)
+        scale = batch_size / int(batch.num_graphs)
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     return Estimate(
         num_params=build.count_parameters(model),

@@ -143,7 +143,7 @@ def _our_row(record: ResultRecord) -> Row:
         hardware=f"{where}, {record.wall_seconds / 60:.1f} min",
         source=f"graphkit run {record.recipe}{changed} --seeds {record.n_runs}",
         ours=True,
-        official=record.split_kind == "official",
+        official=record.split_kind in ("official", "protocol"),
     )
 
 

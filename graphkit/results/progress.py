@@ -79,7 +79,7 @@ class ConsoleReporter(Reporter):
         )
         if recipe.num_params is not None and recipe.num_params != num_params:
             self._say(f"note: the recipe's file counts {recipe.num_params:,} parameters")
-        if dataset.std_kind == "population" and num_params > 500_000:
+        if dataset.card.reader == "lrgb" and num_params > 500_000:
             self._say("note: more than 500,000 parameters, the budget of LRGB for new entries")
 
     def seed_start(self, seed: int) -> None:
@@ -126,7 +126,8 @@ class ConsoleReporter(Reporter):
 
     def end(self, record: ResultRecord, folder: Path) -> None:
         self.console.print(result_table(record))
-        self._say(f"record {folder / 'result.json'}, curves {folder / 'curves.png'}")
+        pictures = ", ".join(str(path) for path in sorted(folder.glob("*.png")))
+        self._say(f"record {folder / 'result.json'}, pictures {pictures}")
 
     def close(self) -> None:
         if self._bar is not None:

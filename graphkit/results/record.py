@@ -17,7 +17,7 @@ FORMAT: Final = "graphkit-result/1"
 _MAX_BYTES = 4 * 1024 * 1024
 
 StdKind = Literal["unbiased", "population"]
-SplitKind = Literal["official", "rebuilt", "stand-in", "random"]
+SplitKind = Literal["official", "protocol", "rebuilt", "stand-in", "random"]
 
 
 class SeedResult(BaseModel):
@@ -33,6 +33,19 @@ class SeedResult(BaseModel):
     seconds: float
     peak_memory_bytes: int | None = None
     skipped_batches: int = 0
+    # By metric: epoch, valid and test at that metric's own best epoch.
+    selected: dict[str, dict[str, float]] = {}
+
+
+class MetricSummary(BaseModel):
+    """Mean and spread over seeds by another metric, whose best epochs are its own."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    test_mean: float
+    test_std: float | None
+    valid_mean: float
+    valid_std: float | None
 
 
 class ResultRecord(BaseModel):
@@ -64,6 +77,7 @@ class ResultRecord(BaseModel):
     valid_std: float | None
     test_std_unbiased: float | None
     test_std_population: float
+    other_metrics: dict[str, MetricSummary] = {}
     model: str
     model_args: dict[str, Any]
     num_params: int = Field(ge=0)
@@ -109,6 +123,15 @@ def aggregate(results: list[SeedResult], std_kind: StdKind) -> dict[str, Any]:
     test = [r.test for r in results]
     test_mean, test_std = mean_and_std(test, std_kind)
     valid_mean, valid_std = mean_and_std([r.valid for r in results], std_kind)
+    others = {}
+    for metric in results[0].selected:
+        both = [
+            mean_and_std([r.selected[metric][part] for r in results], std_kind)
+            for part in ("test", "valid")
+        ]
+        others[metric] = MetricSummary(
+            test_mean=both[0][0], test_std=both[0][1], valid_mean=both[1][0], valid_std=both[1][1]
+        )
     peaks = [r.peak_memory_bytes for r in results if r.peak_memory_bytes is not None]
     return {
         "seeds": [r.seed for r in results],
@@ -120,6 +143,7 @@ def aggregate(results: list[SeedResult], std_kind: StdKind) -> dict[str, Any]:
         "valid_std": valid_std,
         "test_std_unbiased": mean_and_std(test, "unbiased")[1],
         "test_std_population": mean_and_std(test, "population")[1],
+        "other_metrics": others,
         "wall_seconds": math.fsum(r.seconds for r in results),
         "peak_memory_bytes": max(peaks) if peaks else None,
     }

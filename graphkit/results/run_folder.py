@@ -18,7 +18,10 @@ from graphkit.results.record import SeedResult, read_json
 from graphkit.storage import atomic_write_text
 
 SEED_FORMAT = "graphkit-seed/1"
-_OWN_FILES = ("config.yaml", "metrics.jsonl", "result.json", "curves.png", "checkpoints", ".lock")
+_OWN_FILES = (
+    "config.yaml", "metrics.jsonl", "result.json", "curves.png", "degrees.json", "degrees.png",
+    "models.png", "checkpoints", ".lock",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -32,7 +35,8 @@ class RunFolder:
 
     def __init__(self, runs: str | Path, recipe: Recipe, overrides: list[str]) -> None:
         dataset, _, model = recipe.name.partition("/")
-        self.path = Path(runs) / dataset / model
+        self.runs = Path(runs)
+        self.path = self.runs / dataset / model
         self.recipe = recipe
         self.overrides = overrides
 

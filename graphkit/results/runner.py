@@ -86,7 +86,10 @@ def run(
             finished.append(result)
         record = _record(recipe, dataset, counted, finished, list(overrides), command)
         atomic_write_text(folder.record_path, record.to_json())
-        _draw([folder.path], folder.path / "curves.png")
+        if counted:
+            _draw([folder.path], folder.path / "curves.png")
+        if dataset.level == "link":
+            _draw_links(folder.path)
     reporter.end(record, folder.path)
     return record
 
@@ -104,12 +107,18 @@ def _seeds(recipe: Recipe, seeds: int | Sequence[int] | None) -> list[int]:
 def _run_seed(
     recipe: Recipe, dataset: Any, seed: int, folder: RunFolder, reporter: Reporter
 ) -> SeedResult:
+    # Imported here: they need torch, and `graphkit recipes list` must not wait for it.
+    from graphkit.results import link_plots
+    from graphkit.results.start import begin, measure
+
     path = folder.seed_path(seed)
     folder.write_config(path / "config.yaml", seed)
-    model = build.build_model(recipe, dataset, seed)
+    dataset = dataset.of_run(seed)
     task = build.build_task(recipe, dataset)
+    model, task = begin(recipe, dataset, task, seed, folder.runs)
     trainer = build.build_trainer(recipe, seed, path, reporter.event)
-    fit = trainer.fit(model, task)
+    trained = build.count_parameters(model) > 0
+    fit = trainer.fit(model, task) if trained else measure(model, task)
     if fit.interrupted:
         raise Interrupted
     if fit.valid is None or fit.test is None:
@@ -126,6 +135,7 @@ def _run_seed(
         seconds=fit.seconds,
         peak_memory_bytes=fit.peak_memory_bytes,
         skipped_batches=fit.skipped_batches,
+        selected=fit.selected if len(task.metrics) > 1 else {},
     )
     content = {
         "format": SEED_FORMAT,
@@ -134,7 +144,10 @@ def _run_seed(
         "result": result.model_dump(),
         "environment": environment(recipe.trainer.accelerator),
     }
-    _draw([path], path / "curves.png")
+    if trained:
+        _draw([path], path / "curves.png")
+    if dataset.level == "link":
+        link_plots.write_degrees(model, task, path / link_plots.DEGREES)
     # Last, because this file says that the seed is finished.
     atomic_write_text(path / "result.json", json.dumps(content, indent=2) + "\n")
     return result
@@ -144,6 +157,13 @@ def _draw(folders: list[Path], target: Path) -> None:
     from graphkit.results.curves import draw
 
     draw(folders, target)
+
+
+def _draw_links(folder: Path) -> None:
+    from graphkit.results import link_plots
+
+    link_plots.draw_degrees(folder, folder / "degrees.png")
+    link_plots.draw_models(folder.parent, folder / "models.png")
 
 
 def _record(
@@ -188,6 +208,9 @@ def _record(
 def method_name(recipe: Recipe) -> str:
     """Say in a few words what was trained: body, virtual node, encodings, depth and width."""
     settings = recipe.model.arguments
+    if recipe.model.name in ("ncn", "link_heuristic"):
+        name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
+        return name.replace("_", "+").upper()
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")
     names = {"gatedgcn": "GatedGCN", "gcnii": "GCNII"}
     parts = [names.get(body, body.upper() if len(body) <= 4 else body)]

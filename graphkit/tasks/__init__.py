@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from graphkit.errors import InputError, nearest
 from graphkit.tasks.base import Task
 from graphkit.tasks.graph import GraphTask
+from graphkit.tasks.link import LinkTask
+from graphkit.tasks.link_batches import LinkBatch
 from graphkit.tasks.losses import (
     batch_class_weights,
     bce_with_logits,
@@ -18,8 +21,7 @@ from graphkit.tasks.losses import (
 )
 from graphkit.tasks.node import NodeTask
 
-_BY_LEVEL: dict[str, type[Task]] = {"graph": GraphTask, "node": NodeTask}
-_OPTIONS = ("loss", "batch_size")
+_BY_LEVEL: dict[str, type[Task]] = {"graph": GraphTask, "node": NodeTask, "link": LinkTask}
 
 
 def create_task(dataset: Any, **options: Any) -> Task:
@@ -27,7 +29,8 @@ def create_task(dataset: Any, **options: Any) -> Task:
 
     Args:
         dataset: a :class:`graphkit.data.GraphDataset`.
-        **options: ``loss`` and ``batch_size``.
+        **options: those of the task of this level: ``loss`` and ``batch_size`` for graphs and
+            nodes, for links see :class:`LinkTask`.
 
     Raises:
         InputError: an option is unknown or does not fit, or the level has no task yet.
@@ -37,22 +40,25 @@ def create_task(dataset: Any, **options: Any) -> Task:
         >>> create_task(data.load("demo"))
         GraphTask(demo, loss=bce)
     """
-    for key in options:
-        if key not in _OPTIONS:
-            raise InputError(
-                f"task: unknown option {key!r}{nearest(key, _OPTIONS)}; options are "
-                f"{', '.join(_OPTIONS)}"
-            )
     if dataset.level not in _BY_LEVEL:
         raise InputError(
             f"{dataset.name}: no task for {dataset.level}-level sets yet; there are tasks for "
             f"{' and '.join(_BY_LEVEL)} level"
         )
-    return _BY_LEVEL[dataset.level](dataset, **options)
+    task = _BY_LEVEL[dataset.level]
+    known = [name for name in inspect.signature(task).parameters if name != "dataset"]
+    for key in options:
+        if key not in known:
+            raise InputError(
+                f"task: unknown option {key!r}{nearest(key, known)}; options are {', '.join(known)}"
+            )
+    return task(dataset, **options)
 
 
 __all__ = [
     "GraphTask",
+    "LinkBatch",
+    "LinkTask",
     "NodeTask",
     "Task",
     "batch_class_weights",

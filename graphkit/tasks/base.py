@@ -1,4 +1,4 @@
-"""What graph and node tasks share: loss, targets, predictions, official evaluation."""
+"""What tasks share: loss, targets, predictions, official evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphkit.errors import InputError
 from graphkit.tasks.losses import choose_loss, labelled
@@ -36,7 +36,16 @@ class Task:
         self.maximize = bool(dataset.maximize)
         self.batch_size = batch_size
         self.loss_name, self._loss = choose_loss(self.task_type, self.metric, loss)
-        self.config = {"level": self.level, "loss": self.loss_name}
+        self.config: dict[str, Any] = {"level": self.level, "loss": self.loss_name}
+
+    def loader(self, split: str, **options: Any) -> Any:
+        """Batches of a split; ``options`` are those of ``GraphDataset.loader``."""
+        return self.dataset.loader(split, **options)
+
+    def apply(self, model: nn.Module, batch: Any) -> Tensor:
+        """What the model says about a batch."""
+        out: Tensor = model(batch)
+        return out
 
     @property
     def metrics(self) -> list[str]:

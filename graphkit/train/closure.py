@@ -89,7 +89,7 @@ class Forward:
     def loss(self, batch: Any, split: str) -> tuple[Tensor, Tensor]:
         """Run the model and H3 on one micro-batch."""
         with self.autocast():
-            out = self.model(batch)
+            out = self.task.apply(self.model, batch)
             loss = self.task.loss(out, batch, split)
             for extra_loss in self.plugins.calls("extra_loss"):
                 loss = extra_loss(self.model, batch, out, loss)

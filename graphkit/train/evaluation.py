@@ -40,7 +40,7 @@ def evaluate(
         with untouched_rng(), torch.no_grad():
             for batch in batches():
                 with autocast():
-                    out = model(batch)
+                    out = task.apply(model, batch)
                     value = task.loss(out, batch, split)
                 share = task.weight(batch, split)
                 loss += float(value) * share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,15 +127,20 @@ class TrainingLoop:
         self.schedule = self.plugins.owner("schedule slot")
 
     def _new_optimizer(self) -> None:
-        self.optimizer = build_optimizer(self.settings.optimizer, self.model.parameters())
+        self.optimizer = build_optimizer(self.settings.optimizer, self._optimised())
         for group in self.optimizer.param_groups:
             group["base_lr"] = float(group["lr"])
         self.run_view.optimizer = self.optimizer
 
+    def _optimised(self) -> Any:
+        # A callable is handed plain parameters, as it always is outside the Trainer.
+        named = isinstance(self.settings.optimizer, Mapping)
+        return self.model.named_parameters() if named else self.model.parameters()
+
     def _loader(self, split: str, *, shuffle: bool, sharded: bool) -> Any:
         size = self.world.size if sharded else 1
         options = {"rank": self.world.rank, "world_size": size} if size > 1 else {}
-        loader = self.task.dataset.loader(
+        loader = self.task.loader(
             split, batch_size=self.settings.batch_size // size, shuffle=shuffle,
             seed=self.settings.seed, **options,
         )  # fmt: skip
@@ -282,18 +287,27 @@ class TrainingLoop:
         return value
 
     def _evaluate_into(self, entry: dict[str, Any]) -> None:
-        """Add validation figures; where they are the best so far, test figures and weights too."""
+        """Add validation figures; where one is the best so far, test figures and weights too."""
         state, metric = self.state, self.task.metric
         exported = self.plugins.export(self.model)
         valid = self._figures(exported, "valid")
         entry.update({f"valid_{key}": value for key, value in valid.items()})
-        score = valid[metric]
-        if not state.improves(score, self.task.maximize):
+        better = [
+            key
+            for key in self.task.metrics
+            if state.improves(valid[key], self.task.maximize, state.best_of(key))
+        ]
+        if not better:
             return
         test = self._figures(exported, "test")
         entry.update({f"test_{key}": value for key, value in test.items()})
-        state.best, state.best_epoch = score, state.epoch + 1
-        state.best_weights = clone_state(exported)
+        for key in better:
+            state.selected[key] = {
+                "epoch": state.epoch + 1, "valid": valid[key], "test": test[key]
+            }  # fmt: skip
+        if metric in better:
+            state.best, state.best_epoch = valid[metric], state.epoch + 1
+            state.best_weights = clone_state(exported)
 
     def _figures(self, model: nn.Module, split: str) -> dict[str, float]:
         figures = None
@@ -387,7 +401,8 @@ class TrainingLoop:
         return FitResult(
             best_epoch=state.best_epoch, epochs=state.epoch,
             valid=figures.get(f"valid_{metric}"), test=figures.get(f"test_{metric}"),
-            metrics=dict(figures), history=list(state.history), seconds=self.saver.seconds(),
+            metrics=dict(figures), selected=dict(state.selected),
+            history=list(state.history), seconds=self.saver.seconds(),
             peak_memory_bytes=peak_memory(self.settings.device),
             skipped_batches=state.skipped, interrupted=state.interrupted,
             stop_reason=state.stop_reason, device=str(self.settings.device), model=exported,

@@ -18,6 +18,7 @@ class FitResult:
         valid: validation metric at ``best_epoch``.
         test: test metric at ``best_epoch``.
         metrics: all figures at ``best_epoch``, as in its entry of the history.
+        selected: for each metric its own best epoch, with ``epoch``, ``valid`` and ``test``.
         history: one dict per epoch.
         seconds: training time, summed over the parts of a resumed run.
         peak_memory_bytes: largest memory of the process (CPU) or of the device (CUDA).
@@ -39,6 +40,7 @@ class FitResult:
     skipped_batches: int
     interrupted: bool
     stop_reason: str = ""
+    selected: dict[str, dict[str, float]] = field(default_factory=dict)
     device: str = "cpu"
     model: nn.Module | None = field(default=None, repr=False, compare=False)
 

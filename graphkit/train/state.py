@@ -44,6 +44,7 @@ class LoopState:
     best: float | None = None
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    selected: dict[str, dict[str, float]] = field(default_factory=dict)
     initial_weights: dict[str, Tensor] = field(default_factory=dict)
     phase: int = 0
     schedule_epoch: int = 0
@@ -80,13 +81,19 @@ class LoopState:
         self.epoch += 1
         self.history.append(entry)
 
-    def improves(self, score: float, maximize: bool) -> bool:
+    def best_of(self, metric: str) -> float | None:
+        """The best validation figure so far by one of the task's metrics."""
+        found = self.selected.get(metric)
+        return None if found is None else float(found["valid"])
+
+    @staticmethod
+    def improves(score: float, maximize: bool, best: float | None) -> bool:
         """Whether a validation figure beats the best so far; ties and NaN do not."""
         if score != score:
             return False
-        if self.best is None:
+        if best is None:
             return True
-        return score > self.best if maximize else score < self.best
+        return score > best if maximize else score < best
 
     def begin_phase(self, command: Restart, weights: dict[str, Tensor]) -> None:
         """Enter the phase that a Restart asks for."""

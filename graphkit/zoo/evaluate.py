@@ -53,7 +53,8 @@ def evaluate(folder: str | os.PathLike[str]) -> list[Evaluation]:
                 f"{recipe.dataset.name}"
             )
     model = from_pretrained(folder)
-    dataset = build.load_dataset(recipe)
+    # Where each seed has its own split, another's test links may be what this model learnt from.
+    dataset = build.load_dataset(recipe).of_run(config.seed or 0)
     task = build.build_task(recipe, dataset)
     found = {
         split: measure(model, dataset, task, split, recipe.trainer.batch_size)
@@ -91,6 +92,6 @@ def measure(
     from graphkit.train.evaluation import evaluate as evaluate_split
 
     def batches() -> Any:
-        return dataset.loader(split, batch_size=batch_size or task.batch_size)
+        return task.loader(split, batch_size=batch_size or task.batch_size)
 
     return evaluate_split(model, task, split, batches, nullcontext)

@@ -73,7 +73,7 @@ def save_run(
         raise InputError(f"seed: got {seed}, the run has {record.seeds}")
     content = read_yaml(run / "config.yaml")
     recipe = validate(dict(content["recipe"]), record.recipe, str(run / "config.yaml"))
-    dataset = build.load_dataset(recipe)
+    dataset = build.load_dataset(recipe).of_run(seed)
     model = build.build_model(recipe, dataset, seed)
     path = run / str(seed) / "checkpoints" / "best.safetensors"
     try:

@@ -41,7 +41,8 @@ def test_card_is_complete(name):
         "hits@100",
     }
     assert card.maximize == (card.metric not in ("rmse", "mae"))
-    assert card.std_kind == ("population" if card.reader == "lrgb" else "unbiased")
+    population = card.reader == "lrgb" or card.split_kind == "protocol"  # as their papers do
+    assert card.std_kind == ("population" if population else "unbiased")
     assert all(len(digest) == 64 for digest in card.sha256.values())
 
 
@@ -71,7 +72,10 @@ def test_statistics_are_those_of_the_card(name, request):
     if "positives" in wanted:
         assert int((graphs.y == 1).sum()) == wanted["positives"]
         assert int(graphs.y.isnan().sum()) == wanted["unlabelled"]
-    if dataset.level != "link":
+    if dataset.level == "link":
+        sizes = {key: len(links) for key, links in dataset.splits.items()}
+        assert sizes == {key: card.split_sizes[key] for key in ("train", "valid", "test")}
+    else:
         assert {key: len(ids) for key, ids in dataset.splits.items()} == card.split_sizes
         check_splits(dataset)
     published = card.published
@@ -94,7 +98,9 @@ def check_splits(dataset):
     dataset.select_split(0)
 
 
-@pytest.mark.parametrize("name", ["demo-link", "ogbl-ddi", "seal-usair", "seal-ns", "seal-yeast"])
+@pytest.mark.parametrize(
+    "name", ["demo-link", "cora-link", "ogbl-ddi", "seal-usair", "seal-ns", "seal-yeast"]
+)
 def test_no_evaluation_edge_or_its_reverse_is_a_message_edge(name, request):
     if name != "demo-link":
         request.getfixturevalue("data_root")

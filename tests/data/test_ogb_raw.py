@@ -237,3 +237,37 @@ def test_damaged_array_files_are_refused(tmp_path):
         path.write_bytes(good[:cut])
         with pytest.raises(CorruptFileError, match="a.pt"):
             read_tensor_file(path)
+
+
+def test_ranked_links_of_citation2(tmp_path):
+    """Directed citations, and for each of them false destinations of its own."""
+    from graphkit.tasks import create_task
+
+    base = tmp_path / "ogbl_citation2"
+    write_csv(base / "raw/edge.csv.gz", [(0, 1), (1, 2), (3, 1)])
+    write_csv(base / "raw/num-node-list.csv.gz", [(5,)])
+    write_csv(base / "raw/num-edge-list.csv.gz", [(3,)])
+    write_csv(base / "raw/node-feat.csv.gz", [(float(i), 1.0) for i in range(5)])
+    write_csv(base / "raw/node_year.csv.gz", [(2000 + i,) for i in range(5)])
+    folder = base / "split/time"
+    folder.mkdir(parents=True)
+    ends = {"source_node": np.array([0, 1, 3]), "target_node": np.array([1, 2, 1])}
+    torch.save(ends, folder / "train.pt")
+    for part, node in (("valid", 2), ("test", 4)):
+        # 2 -> 1 is held out, 1 -> 2 is for training: papers may cite each other.
+        held = {"source_node": np.array([node, 0]), "target_node": np.array([1, 3])}
+        held["target_node_neg"] = np.array([[1, 3, 4], [2, 4, 0]])
+        torch.save(held, folder / f"{part}.pt")
+    dataset = data.load("ogbl-citation2", root=tmp_path)
+    assert dataset.positive_links("train").tolist() == [[0, 1, 3], [1, 2, 1]]
+    assert dataset.splits["test"].tolist() == [[4, 1], [0, 3]]
+    task = create_task(dataset, maskinput=False, negatives="destinations")
+    graph = task.graph("test")
+    assert graph.rowptr.tolist() == [0, 1, 4, 5, 6, 6]
+    assert graph.col.tolist() == [1, 0, 2, 3, 1, 1]
+    batch = next(iter(task.loader("valid")))
+    assert batch.ranked
+    assert batch.negative.tolist() == [[1, 3, 4], [2, 4, 0]]
+    scores = torch.tensor([[0.5, 0.5, 0.7, 0.1], [0.9, 0.1, 0.2, 0.3]])
+    # Ranks 1 + (1 + 2) / 2 and 1.
+    assert task.evaluate(scores, task.target(batch))["mrr"] == pytest.approx((0.4 + 1.0) / 2)

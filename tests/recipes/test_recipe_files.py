@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from graphkit import recipes
+from graphkit import data, recipes
 from graphkit.results import build
 
 NAMES = recipes.names()
@@ -17,6 +17,17 @@ WANTED = {
     "ogbg-molbbbp": "mpnn_vn-cpu gin-cpu",
     "ogbg-molesol": "mpnn_vn-cpu gin-cpu",
     "ogbg-molfreesolv": "mpnn_vn-cpu gin-cpu",
+    "demo-link": "ncn cn",
+    "cora-link": "ncn ncnc gae cn aa ra katz ppr",
+    "citeseer-link": "ncn ncnc gae cn aa ra katz ppr",
+    "pubmed-link": "ncn ncnc gae cn aa ra katz ppr",
+    "ogbl-ddi": "ncn ncnc cn aa ra",
+    "ogbl-collab": "ncn ncnc cn aa ra",
+    "ogbl-ppa": "ncn ncnc cn aa ra",
+    "ogbl-citation2": "ncn ncnc cn aa ra",
+    "seal-usair": "ncn cn katz",
+    "seal-yeast": "ncn cn katz",
+    "seal-power": "ncn cn katz",
     "peptides-func": "gcn_vn gine_vn gatedgcn_vn gatedgcn_rwse_vn gcn gine gatedgcn gcn-tuned "
     "gine-tuned gatedgcn-tuned gcn-cpu gcn_vn-cpu",
     "peptides-struct": "gcn_vn gine_vn gatedgcn_vn gatedgcn_rwse_vn gcn gine gatedgcn gcn-tuned "
@@ -34,16 +45,15 @@ def test_recipe_file_is_whole(name: str) -> None:
     recipe = recipes.load(name)
     dataset, model = name.split("/")
     assert recipe.dataset.name == dataset
-    assert recipe.size == (
-        "cpu" if model.endswith("-cpu") or dataset.startswith("demo") else "full"
-    )
+    small = dataset.startswith(("demo", "seal-")) or data.card(dataset).split_kind == "protocol"
+    assert recipe.size == ("cpu" if model.endswith("-cpu") or small else "full")
     for entry in recipe.published:
         assert entry.source.strip()
         assert 0 < entry.value < 1
     if recipe.size == "full":
         assert recipe.published, "a full-size recipe stands beside a published figure"
-    wanted_seeds = {"ogbg": 10, "pept": 4, "demo": 3}[dataset[:4]]
-    if recipe.size == "full":
+    wanted_seeds = 4 if dataset.startswith("peptides") else 10
+    if recipe.size == "full" or data.card(dataset).split_kind == "protocol":
         assert recipe.seed_list() == list(range(wanted_seeds))
 
 

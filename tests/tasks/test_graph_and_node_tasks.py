@@ -163,8 +163,8 @@ def test_create_task_by_level_and_bad_options():
         create_task(demo, los="bce")
     with pytest.raises(InputError, match="batch_size"):
         create_task(demo, batch_size=0)
-    with pytest.raises(InputError, match="link-level"):
-        create_task(dataset("binary", 1, "rocauc", level="link"))
+    with pytest.raises(InputError, match="edge-level"):
+        create_task(dataset("binary", 1, "rocauc", level="edge"))
 
 
 def test_the_embedded_set_trains_end_to_end():
