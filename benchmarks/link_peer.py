@@ -2,8 +2,8 @@
 
 The same parameters and the same arithmetic as :class:`graphkit.models.NCN` (specified by arXiv
 2302.00890), with what such code is usually built of: the graph without the links of a batch is a
-sparse tensor that is sorted anew at every step, rows of both ends are copied out, entries become keys
-``pair * N + node``, one side is looked up in the other, and sums are sparse products.
+sparse tensor that is sorted anew at every step, rows of both ends are copied out, their entries
+become keys ``pair * N + node``, one side is looked up in the other, and sums are sparse products.
 """
 
 from __future__ import annotations
