@@ -152,7 +152,7 @@ def load(
 
         transformed_key = cache_key(**identity, transforms=config)
         transformed = cached(card.name, transformed_key, _transform) if cache else _transform()
-        # A random split is not part of the key: the graphs are those of the cache, it is ours.
+        # Only graphs come from the cache: its key does not hold a split that no transform reads.
         parsed = replace(parsed, graphs=transformed.graphs)
         options = {**options, "transforms": config}
     dataset = GraphDataset(card, parsed, source.sha256, options)
@@ -169,8 +169,8 @@ def _for_one_split(parsed: Parsed, card: DatasetCard, split: int | None) -> Pars
         )
     if split is None and len(parsed.splits) > 1:
         raise InputError(
-            f"split: {card.name} has {len(parsed.splits)} splits and a transform reads the training "
-            f"nodes; choose one of 0..{len(parsed.splits) - 1}"
+            f"split: a transform reads the training nodes and {card.name} has {len(parsed.splits)} "
+            f"splits; choose one of 0..{len(parsed.splits) - 1}"
         )
     number = split or 0
     if not 0 <= number < len(parsed.splits):

@@ -2,11 +2,14 @@
 
 from graphkit.models.mpnn_vn import MPNNVN
 from graphkit.models.ncn import NCN, TrainingEdges
+from graphkit.models.prognn import ProGNN, ProGNNLowRank
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 
 __all__ = [
     "MPNNVN",
     "NCN",
+    "ProGNN",
+    "ProGNNLowRank",
     "TrainingEdges",
     "create_model",
     "list_models",

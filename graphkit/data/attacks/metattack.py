@@ -107,9 +107,9 @@ class Metattack(StructureAttack):
 
     The inner model is linear: :math:`\hat A (\hat A X W_1) W_2 = (\hat A^2 X) W_1 W_2`. So
     :math:`\hat A^2 X` is computed once per flip, the unrolled training runs on its training rows,
-    and only the last gradient has N x N entries. A flip costs ``inner_steps * |train| * F * hidden``
-    times about ten, plus ``(nnz(X) + E) * N`` multiplications, and five N x N matrices of memory:
-    on a graph of Cora's size a fraction of a second to seconds per flip, hundreds of flips.
+    and only the last gradient has N x N entries. A flip costs about ten times ``inner_steps *
+    |train| * F * hidden``, plus ``(nnz(X) + E) * N`` multiplications; the whole attack, of hundreds
+    of flips on a graph like Cora, takes minutes, and memory for five N x N matrices.
 
     Args:
         rate: flips per undirected edge, from 0 to 1.

@@ -100,7 +100,8 @@ def trained_surrogate(
     with torch.enable_grad():
         for _ in range(_EPOCHS):
             optimizer.zero_grad()
-            F.cross_entropy(model(x, edge_index)[train], y[train]).backward()
+            loss = F.cross_entropy(model(x, edge_index)[train], y[train])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model
 
