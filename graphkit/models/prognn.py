@@ -210,7 +210,8 @@ class ProGNN(nn.Module):
         """
         original = self._checked(x, adj, y, train, valid)
         self.config["num_nodes"] = len(original)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        devices = [x.device] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(seed)
             self.reset_parameters()
             _Fit(self, x, original, y.long(), train, valid).run()

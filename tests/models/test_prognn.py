@@ -1,4 +1,4 @@
-"""Pro-GNN: proximal operators in closed form, each term of the objective, a transcription, a cure."""
+"""Pro-GNN: operators in closed form, each term of the objective, a transcription, a cure."""
 
 import math
 
@@ -38,9 +38,9 @@ def noisy_blocks(seed: int, size: int = 20, classes: int = 3):
     g = torch.Generator().manual_seed(seed)
     nodes = size * classes
     y = torch.arange(nodes) // size
-    chance = torch.where(y[:, None] == y, 0.2, 0.09)
+    chance = torch.where(y[:, None] == y, 0.2, 0.12)
     upper = (torch.rand(nodes, nodes, generator=g) < chance).triu(1)
-    x = torch.randn(classes, 8, generator=g)[y] + 2.0 * torch.randn(nodes, 8, generator=g)
+    x = torch.randn(classes, 8, generator=g)[y] + torch.randn(nodes, 8, generator=g)
     order = torch.randperm(nodes, generator=g)
     edge_index = (upper | upper.t()).nonzero().t().contiguous()
     return x, edge_index, y, order[:15], order[15:30], order[30:]
@@ -146,7 +146,7 @@ def test_fit_is_the_published_alternation(symmetric):
 
     def judge():
         nonlocal best, kept
-        out = gcn(x, norm(s).detach())[valid]
+        out = gcn(x, norm(s).detach())[valid].detach()
         loss, acc = float(F.cross_entropy(out, y[valid])), float((out.argmax(1) == y[valid]).sum())
         if loss < best[0] or acc > best[1]:
             kept = s.clone(), [p.detach().clone() for p in gcn.parameters()]
@@ -207,7 +207,7 @@ def test_a_noisy_graph_is_cleaned(name, options):
     for seed in range(4):
         x, edge_index, y, train, valid, test = noisy_blocks(seed)
         learnt = create_model(
-            name, in_channels=8, out_channels=3, epochs=60, lr=0.01, lambda_=0.05, **options
+            name, in_channels=8, out_channels=3, epochs=60, lr=0.01, lambda_=0.2, **options
         )
         for key, model in (("learnt", learnt), ("plain", plain(60))):
             found = model.fit(x, edge_index, y, train, valid, seed=seed).predict(x)
@@ -216,8 +216,8 @@ def test_a_noisy_graph_is_cleaned(name, options):
         before = float(inside[edge_index[0], edge_index[1]].float().mean())
         share.append(float(learnt.graph[inside].sum() / learnt.graph.sum()) - before)
     mean = {key: sum(values) / 4 for key, values in accuracy.items()}
-    assert mean["learnt"] > mean["plain"] + 0.03, accuracy
-    assert sum(share) / 4 > 0.02, "the learnt graph has more of its weight inside classes"
+    assert mean["learnt"] > mean["plain"] + 0.08, accuracy
+    assert sum(share) / 4 > 0.1, "the learnt graph has more of its weight inside classes"
 
 
 def test_it_overfits_its_training_nodes():

@@ -39,12 +39,14 @@ def project(s: Tensor, budget: float) -> Tensor:
     if float(inside.sum(dtype=torch.float64)) <= budget:
         return inside
     low, high = 0.0, float(s.max())
+    active = s[s > 0.0]
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if float((s - middle).clamp_(0.0, 1.0).sum(dtype=torch.float64)) > budget:
+        if float((active - middle).clamp_(0.0, 1.0).sum(dtype=torch.float64)) > budget:
             low = middle
+            active = active[active > low]  # the others stay 0 for every larger shift
         else:
             high = middle
     return (s - high).clamp_(0.0, 1.0)
