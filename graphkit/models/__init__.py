@@ -2,11 +2,17 @@
 
 from graphkit.models.mpnn_vn import MPNNVN
 from graphkit.models.ncn import NCN, TrainingEdges
+from graphkit.models.node_estimator import NodeEstimator
 from graphkit.models.registry import create_model, list_models, model_class, register_model
+from graphkit.models.robust_gnn import RobustGNN
+from graphkit.models.stable import Stable
 
 __all__ = [
     "MPNNVN",
     "NCN",
+    "NodeEstimator",
+    "RobustGNN",
+    "Stable",
     "TrainingEdges",
     "create_model",
     "list_models",
