@@ -25,12 +25,14 @@ class NodeEstimator(nn.Module):
     Attributes:
         history_: one dict per epoch of the classifier.
         best_epoch_: the epoch whose weights were kept.
+        logits_: ``[N, C]`` of the graph it was fitted on.
     """
 
     name: str
     config: dict[str, Any]
     history_: list[dict[str, float]]
     best_epoch_: int
+    logits_: Tensor
 
     def fit(
         self,

@@ -254,6 +254,8 @@ class RobustGNN(NodeEstimator):
                 noisy_loss=False,
             )  # fmt: skip
         self.eval()
+        with torch.no_grad():
+            self.logits_ = self.classifier(x, matrix)
         return self
 
     @torch.no_grad()

@@ -213,6 +213,8 @@ class Stable(NodeEstimator):
                 weight_decay=options["weight_decay"], noisy_loss=True,
             )  # fmt: skip
         self.eval()
+        with torch.no_grad():
+            self.logits_ = self._classify(x, self.embedding_, self.refined_)
         return self
 
     def _contrast(self, x: Tensor, graph: CSR, seed: int) -> None:
