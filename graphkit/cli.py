@@ -51,7 +51,8 @@ def _complete_dataset(incomplete: str) -> list[str]:
 RecipeName = Annotated[
     str,
     typer.Argument(
-        help="<dataset>/<model>[@variant], or the path of a YAML file.", autocompletion=_complete_recipe
+        help="<dataset>/<model>[@variant], or the path of a YAML file.",
+        autocompletion=_complete_recipe,
     ),
 ]
 DatasetName = Annotated[str, typer.Argument(autocompletion=_complete_dataset)]

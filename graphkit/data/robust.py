@@ -158,8 +158,10 @@ def _clean(card: DatasetCard, source: Source, prefix: str) -> tuple[Tensor, Tens
     if "planetoid" in card.options:
         other = read_card(str(card.options["planetoid"]))
         graphs = planetoid.read(other, find(other, source.root)).graphs
-        assert graphs.x is not None and graphs.y is not None
-        return graphs.x, graphs.y, graphs.edge_index
+        x, y = graphs.x, graphs.y
+        assert x is not None
+        assert y is not None
+        return x, y, graphs.edge_index
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 

@@ -17,7 +17,7 @@ _INTEGERS = (torch.int32, torch.int64)
 
 
 class NodeEstimator(nn.Module):
-    """A node classifier with scikit-learn manners: ``fit``, ``predict``, attributes ending in ``_``.
+    """A node classifier with scikit-learn manners: ``fit``, ``predict``, attributes with a ``_``.
 
     The weights are plain parameters, so the zoo saves and loads it like any model. ``graphkit run``
     calls :meth:`fit` in place of the Trainer.
@@ -172,7 +172,7 @@ def train_by_two_criteria(
         optimizer.zero_grad()
         out = forward()
         loss = F.cross_entropy(out[train], y[train])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         module.eval()
         with torch.no_grad():

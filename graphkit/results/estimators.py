@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from graphkit.errors import InputError
-from graphkit.models import NodeEstimator
 from graphkit.results.record import SeedResult
 from graphkit.storage import atomic_write_bytes
-from graphkit.train.history import MetricsFile
-from graphkit.train.state import peak_memory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from graphkit.models import NodeEstimator
 
 
 class FittedEstimator:
@@ -37,6 +37,11 @@ class FittedEstimator:
         Raises:
             InputError: the set is not one graph with nodes to classify.
         """
+        import torch
+
+        from graphkit.train.history import MetricsFile
+        from graphkit.train.state import peak_memory
+
         if dataset.level != "node" or len(dataset) != 1:
             raise InputError(
                 f"{dataset.name}: {len(dataset)} graphs, {dataset.level} level; {model.name} "
@@ -68,7 +73,7 @@ class FittedEstimator:
         )
 
 
-def _save_weights(model: torch.nn.Module, path: Path) -> None:
+def _save_weights(model: nn.Module, path: Path) -> None:
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -107,7 +107,9 @@ def test_clean_graph_without_attributes_and_with_object_arrays(tmp_path):
 
 
 def test_only_the_largest_component_is_kept(tmp_path):
-    about, source, _ = write(tmp_path / "robust", n=8, edges=((2, 3), (3, 4), (4, 5), (5, 6), (6, 2)))
+    about, source, _ = write(
+        tmp_path / "robust", n=8, edges=((2, 3), (3, 4), (4, 5), (5, 6), (6, 2))
+    )
     parsed = robust.read(about, source)
     assert parsed.graphs.num_nodes == 5
     assert parsed.graphs.x.argmax(1).tolist() == [2, 3, 4, 5, 6]

@@ -272,9 +272,12 @@ def test_gradients_of_the_encoder():
         c = torch.sigmoid(
             F.prelu(views[0].to_dense().double() @ z + bias, encoder.act.weight).mean(0)
         )
-        return discriminator(h, c[None]).sum() - discriminator(
-            F.prelu(graph @ z[order] + bias, encoder.act.weight), c[None]
-        ).square().sum()
+        return (
+            discriminator(h, c[None]).sum()
+            - discriminator(F.prelu(graph @ z[order] + bias, encoder.act.weight), c[None])
+            .square()
+            .sum()
+        )
 
     positive, negative = contrast(encoder, discriminator, x, main, views, order)
     own = torch.autograd.grad(

@@ -201,7 +201,7 @@ def train_contrastive(
             waited += 1
         if waited == patience:
             break
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     modules.load_state_dict(kept)
     return history

@@ -121,6 +121,10 @@ class Stable(NodeEstimator):
         torch.Size([600])
     """
 
+    embedding_: Tensor
+    refined_: RefinedGraph
+    contrast_history_: list[float]
+
     def __init__(
         self,
         in_channels: int,
@@ -222,9 +226,7 @@ class Stable(NodeEstimator):
         rough, removed = self._rough(x, graph)
         generator = torch.Generator().manual_seed(seed)
         views = recovered_views(rough, removed, options["recover"], generator)
-        main, augmented = normalised_views(
-            rough, views, options["beta"], options["aug_extra_loop"]
-        )
+        main, augmented = normalised_views(rough, views, options["beta"], options["aug_extra_loop"])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder.reset_parameters()

@@ -12,9 +12,7 @@ from graphkit.ops import CSR
 _BLOCK = 1 << 23  # similarities at a time: 32 MB
 
 
-def most_similar(
-    embedding: Tensor, candidates: Tensor, k: int, block: int | None = None
-) -> Tensor:
+def most_similar(embedding: Tensor, candidates: Tensor, k: int, block: int | None = None) -> Tensor:
     r"""The ``k`` columns of each row of the cosine similarity that are largest.
 
     .. math::
