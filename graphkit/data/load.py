@@ -33,6 +33,7 @@ _READERS = {
     "tu": "graphkit.data.tu",
     "gin": "graphkit.data.gin_text",
     "hgb": "graphkit.data.hgb",
+    "robust": "graphkit.data.robust",
     "seal": "graphkit.data.seal",
 }
 

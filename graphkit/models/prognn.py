@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkit.errors import InputError
-from graphkit.models.ncn.adjacency import adjacency
+from graphkit.models.node_estimator import NodeEstimator, check_split, graph_inputs
 from graphkit.models.prognn_steps import (
     feature_smoothness,
     normalised,
@@ -34,8 +34,6 @@ PUBLISHED_SETTINGS: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 """Keyword arguments of the published runs, by data set."""
-
-_NODE_IDS = (torch.int32, torch.int64)
 
 
 class DenseGCN(nn.Module):
@@ -75,7 +73,7 @@ class DenseGCN(nn.Module):
 
 
 @register_model("prognn")
-class ProGNN(nn.Module):
+class ProGNN(NodeEstimator):
     r"""Graph structure learning for robust graph neural networks (Jin et al., KDD 2020, arXiv
     2005.10203).
 
@@ -127,7 +125,6 @@ class ProGNN(nn.Module):
         torch.Size([4, 2])
     """
 
-    name: str
     graph: Tensor
 
     def __init__(
@@ -156,7 +153,7 @@ class ProGNN(nn.Module):
         self.config: dict[str, Any] = config
         self.gcn = DenseGCN(in_channels, hidden_channels, out_channels, dropout)
         self.register_buffer("graph", torch.zeros(num_nodes or 0, num_nodes or 0))
-        self.history_: list[dict[str, float]] = []
+        self.history_ = []
         self.best_epoch_ = 0
 
     def reset_parameters(self) -> None:
@@ -174,14 +171,6 @@ class ProGNN(nn.Module):
         out: Tensor = self.gcn(x, self._normalised(self.graph))
         return out
 
-    @torch.no_grad()
-    def predict(self, x: Tensor, adj: CSR | Tensor | None = None) -> Tensor:
-        """Classes ``[N]`` of all nodes."""
-        was_training = self.training
-        out: Tensor = self.eval()(x, adj)
-        self.train(was_training)
-        return out.argmax(1)
-
     def fit(
         self,
         x: Tensor,
@@ -191,7 +180,7 @@ class ProGNN(nn.Module):
         valid: Tensor,
         *,
         seed: int = 0,
-        previous: nn.Module | None = None,
+        previous: NodeEstimator | None = None,
     ) -> ProGNN:
         """Learn graph and weights from scratch; the same seed gives the same model.
 
@@ -221,33 +210,11 @@ class ProGNN(nn.Module):
     def _checked(
         self, x: Tensor, adj: CSR | Tensor, y: Tensor, train: Tensor, valid: Tensor
     ) -> Tensor:
-        width, classes = self.config["in_channels"], self.config["out_channels"]
-        if not isinstance(x, Tensor) or x.dim() != 2 or x.size(1) != width or not len(x):
-            seen = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(f"x: {seen}, wanted [N, {width}]")
-        if x.dtype != self.gcn.weight1.dtype or not bool(torch.isfinite(x).all()):
-            raise InputError(f"x: {x.dtype}, wanted finite {self.gcn.weight1.dtype}")
-        nodes = len(x)
-        if y.shape != (nodes,) or y.is_floating_point():
-            raise InputError(
-                f"y: {y.dtype} of shape {list(y.shape)}, wanted [{nodes}] int64 classes"
-            )
-        for name, ids in (("train", train), ("valid", valid)):
-            if ids.dim() != 1 or ids.dtype not in _NODE_IDS or not len(ids):
-                raise InputError(
-                    f"{name}: {ids.dtype} of shape {list(ids.shape)}, wanted ids of nodes"
-                )
-            for what, values, size in (("node", ids, nodes), ("class", y, classes)):
-                part = values if what == "node" else values[ids]
-                low, high = (int(v) for v in torch.aminmax(part))
-                if low < 0 or high >= size:
-                    raise InputError(
-                        f"{name}: {what} {low if low < 0 else high}, wanted 0..{size - 1}"
-                    )
-        both = torch.cat([train, valid])
-        if len(torch.unique(both)) < len(both):
-            raise InputError("valid: overlaps train or names a node twice, wanted disjoint parts")
-        csr = adjacency(adj, nodes)
+        x, csr = graph_inputs(x, adj, self.config["in_channels"])
+        nodes, dtype = len(x), self.gcn.weight1.dtype
+        if x.dtype != dtype:
+            raise InputError(f"x: {x.dtype}, wanted {dtype} as the weights")
+        check_split(y, train, valid, nodes, self.config["out_channels"])
         dense = x.new_zeros(nodes, nodes)
         dense[csr.row().long(), csr.col.long()] = 1.0
         return dense

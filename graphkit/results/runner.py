@@ -13,6 +13,7 @@ from graphkit.recipes.overrides import apply_overrides
 from graphkit.recipes.schema import Recipe
 from graphkit.results import build
 from graphkit.results.environment import command_line, environment, package_version
+from graphkit.results.estimators import FittedEstimator
 from graphkit.results.progress import Reporter, SilentReporter
 from graphkit.results.record import ResultRecord, SeedResult, aggregate
 from graphkit.results.run_folder import SEED_FORMAT, RunFolder
@@ -75,11 +76,12 @@ def run(
         counted = build.count_parameters(build.build_model(recipe, dataset, seed_list[0]))
         reporter.start(recipe, dataset, counted, seed_list, folder.path)
         finished = []
+        fitted = FittedEstimator()
         for seed in seed_list:
             result = folder.finished(seed)
             if result is None:
                 reporter.seed_start(seed)
-                result = _run_seed(recipe, dataset, seed, folder, reporter)
+                result = _run_seed(recipe, dataset, seed, folder, reporter, fitted)
                 reporter.seed_end(result)
             else:
                 reporter.seed_end(result, again=False)
@@ -102,31 +104,21 @@ def _seeds(recipe: Recipe, seeds: int | Sequence[int] | None) -> list[int]:
 
 
 def _run_seed(
-    recipe: Recipe, dataset: Any, seed: int, folder: RunFolder, reporter: Reporter
+    recipe: Recipe,
+    dataset: Any,
+    seed: int,
+    folder: RunFolder,
+    reporter: Reporter,
+    fitted: FittedEstimator,
 ) -> SeedResult:
     path = folder.seed_path(seed)
     folder.write_config(path / "config.yaml", seed)
     model = build.build_model(recipe, dataset, seed)
     task = build.build_task(recipe, dataset)
-    trainer = build.build_trainer(recipe, seed, path, reporter.event)
-    fit = trainer.fit(model, task)
-    if fit.interrupted:
-        raise Interrupted
-    if fit.valid is None or fit.test is None:
-        raise InputError(
-            f"{recipe.name}, seed {seed}: no epoch gave a validation figure; "
-            "lower trainer.eval_every"
-        )
-    result = SeedResult(
-        seed=seed,
-        test=fit.test,
-        valid=fit.valid,
-        best_epoch=fit.best_epoch,
-        epochs=fit.epochs,
-        seconds=fit.seconds,
-        peak_memory_bytes=fit.peak_memory_bytes,
-        skipped_batches=fit.skipped_batches,
-    )
+    if build.trains_itself(recipe):
+        result = fitted.fit(model, dataset, task, seed, path)
+    else:
+        result = _train(recipe, model, task, seed, path, reporter)
     content = {
         "format": SEED_FORMAT,
         "recipe": recipe.name,
@@ -138,6 +130,30 @@ def _run_seed(
     # Last, because this file says that the seed is finished.
     atomic_write_text(path / "result.json", json.dumps(content, indent=2) + "\n")
     return result
+
+
+def _train(
+    recipe: Recipe, model: Any, task: Any, seed: int, path: Path, reporter: Reporter
+) -> SeedResult:
+    trainer = build.build_trainer(recipe, seed, path, reporter.event)
+    fit = trainer.fit(model, task)
+    if fit.interrupted:
+        raise Interrupted
+    if fit.valid is None or fit.test is None:
+        raise InputError(
+            f"{recipe.name}, seed {seed}: no epoch gave a validation figure; "
+            "lower trainer.eval_every"
+        )
+    return SeedResult(
+        seed=seed,
+        test=fit.test,
+        valid=fit.valid,
+        best_epoch=fit.best_epoch,
+        epochs=fit.epochs,
+        seconds=fit.seconds,
+        peak_memory_bytes=fit.peak_memory_bytes,
+        skipped_batches=fit.skipped_batches,
+    )
 
 
 def _draw(folders: list[Path], target: Path) -> None:
@@ -189,7 +205,15 @@ def method_name(recipe: Recipe) -> str:
     """Say in a few words what was trained: body, virtual node, encodings, depth and width."""
     settings = recipe.model.arguments
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")
-    names = {"gatedgcn": "GatedGCN", "gcnii": "GCNII"}
+    if settings.get("purify"):
+        body = f"{body.upper()}-{settings['purify']}"
+    names = {
+        "gatedgcn": "GatedGCN",
+        "gcnii": "GCNII",
+        "stable": "STABLE",
+        "GCN-jaccard": "GCN-Jaccard",
+        "GCN-svd": "GCN-SVD",
+    }
     parts = [names.get(body, body.upper() if len(body) <= 4 else body)]
     parts += [str(e.get("name", "PE")).upper() for e in settings.get("encodings") or []]
     if settings.get("virtual_node"):
