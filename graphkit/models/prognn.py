@@ -205,6 +205,8 @@ class ProGNN(NodeEstimator):
             self.reset_parameters()
             _Fit(self, x, original, y.long(), train, valid).run()
         self.eval()
+        with torch.no_grad():
+            self.logits_ = self(x)
         return self
 
     def _checked(
