@@ -51,7 +51,8 @@ def _complete_dataset(incomplete: str) -> list[str]:
 RecipeName = Annotated[
     str,
     typer.Argument(
-        help="<dataset>/<model>, or the path of a YAML file.", autocompletion=_complete_recipe
+        help="<dataset>/<model>[@variant], or the path of a YAML file.",
+        autocompletion=_complete_recipe,
     ),
 ]
 DatasetName = Annotated[str, typer.Argument(autocompletion=_complete_dataset)]
@@ -318,8 +319,20 @@ def zoo_save(
 def plot(
     folders: Annotated[list[Path], typer.Argument(help="Run folders to draw together.")],
     out: Annotated[Path, typer.Option(help="The picture, .png or .svg.")] = Path("curves.png"),
+    over: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw test figures of all runs below the folders against this setting, e.g. "
+            "dataset.options.rate."
+        ),
+    ] = None,
 ) -> None:
     """Draw the training curves of one or several runs, with the spread over seeds."""
+    if over is not None:
+        from graphkit.results.sweeps import draw_over
+
+        typer.echo(str(draw_over(folders, over, out)))
+        return
     from graphkit.results.curves import draw
 
     typer.echo(str(draw(folders, out)))

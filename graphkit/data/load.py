@@ -34,6 +34,7 @@ _READERS = {
     "tu": "graphkit.data.tu",
     "gin": "graphkit.data.gin_text",
     "hgb": "graphkit.data.hgb",
+    "robust": "graphkit.data.robust",
     "seal": "graphkit.data.seal",
 }
 
@@ -128,7 +129,7 @@ def load(
     def _build() -> Parsed:
         return _parse(reader, card, source, chosen)
 
-    identity = {
+    identity: dict[str, Any] = {
         "name": card.name,
         "source": source.sha256,
         "options": chosen,
@@ -137,28 +138,36 @@ def load(
     # An embedded set is parsed faster than a cache file is opened.
     plain = cache and card.reader != "embedded"
     parsed = cached(card.name, cache_key(**identity), _build) if plain else _build()
-    if steps:
-        config = [step.config for step in steps]
-
-        def _transform() -> Parsed:
-            return replace(parsed, graphs=apply_transforms(parsed.graphs, steps))
-
-        transformed_key = cache_key(**identity, transforms=config)
-        parsed = cached(card.name, transformed_key, _transform) if cache else _transform()
-        options = {**options, "transforms": config}
-    if "link_protocol" in parsed.info:
-        drawn = partial(_with_links, card, parsed, source.sha256, options)
-        dataset = drawn(split_seed or 0)
-        dataset.redraw = drawn if split_seed is None else None
-        return dataset
-    if card.level == "link" and split_seed is not None:
+    links_drawn = "link_protocol" in parsed.info
+    if card.level == "link" and split_seed is not None and not links_drawn:
         raise InputError(
             f"split_seed: {card.name} has an official split of its links; leave it out"
         )
     if split_seed is None and not parsed.splits and card.level != "link":
         split_seed = 0
-    if split_seed is not None:
+    if split_seed is not None and not links_drawn:
         parsed = random_split(parsed, card, split_seed)
+    if steps:
+        config = [step.config for step in steps]
+        if any(step.reads_split for step in steps):
+            parsed = _for_one_split(parsed, card, split)
+            identity["split"] = [split_seed, split]
+            split = None
+        clean = parsed.graphs
+
+        def _transform() -> Parsed:
+            return replace(parsed, graphs=apply_transforms(clean, steps))
+
+        transformed_key = cache_key(**identity, transforms=config)
+        transformed = cached(card.name, transformed_key, _transform) if cache else _transform()
+        # Only graphs come from the cache: its key does not hold a split that no transform reads.
+        parsed = replace(parsed, graphs=transformed.graphs)
+        options = {**options, "transforms": config}
+    if links_drawn:
+        drawn = partial(_with_links, card, parsed, source.sha256, options)
+        dataset = drawn(split_seed or 0)
+        dataset.redraw = drawn if split_seed is None else None
+        return dataset
     dataset = GraphDataset(card, parsed, source.sha256, options)
     if split is not None:
         dataset.select_split(split)
@@ -175,6 +184,32 @@ def _with_links(
     if protocol != card.options.get("split_name", protocol):
         drawn.info = {**drawn.info, "split_kind": "random"}
     return GraphDataset(card, drawn, sha256, options)
+
+
+def _for_one_split(parsed: Parsed, card: DatasetCard, split: int | None) -> Parsed:
+    """Leave one split and mark its training nodes: what reads them is wrong for all others."""
+    if card.level != "node":
+        raise InputError(
+            f"transforms: {card.name} has no training nodes, its level is {card.level}"
+        )
+    if split is None and len(parsed.splits) > 1:
+        raise InputError(
+            f"split: a transform reads the training nodes and {card.name} has {len(parsed.splits)} "
+            f"splits; choose one of 0..{len(parsed.splits) - 1}"
+        )
+    number = split or 0
+    if not 0 <= number < len(parsed.splits):
+        raise InputError(f"split: {card.name} has splits 0..{len(parsed.splits) - 1}, got {number}")
+    chosen = parsed.splits[number]
+    if len(parsed.graphs) > 1:
+        raise InputError(
+            f"transforms: {card.name} has {len(parsed.graphs)} graphs; a transform that reads "
+            "training nodes wants one"
+        )
+    mask = torch.zeros(parsed.graphs.num_nodes, dtype=torch.bool)
+    mask[chosen["train"]] = True
+    graphs = parsed.graphs.with_attributes(node={"train_mask": mask})
+    return replace(parsed, graphs=graphs, splits=[chosen])
 
 
 def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, Any]) -> Parsed:

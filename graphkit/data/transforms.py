@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,8 +43,12 @@ class Transform:
 
     Called on a PyG ``Data`` it returns a new ``Data``; attributes whose kind is not in ``KINDS``
     must be named in ``kinds`` (for example ``kinds={"y": "node"}``).
+
+    A class with ``reads_split`` finds the training nodes of the chosen split in ``train_mask`` when
+    :func:`graphkit.data.load` applies it; what it returns is valid for this split only.
     """
 
+    reads_split: ClassVar[bool] = False
     kinds: Mapping[str, str]
 
     def __init__(self, kinds: Mapping[str, str] | None = None, **arguments: Any) -> None:
@@ -294,6 +299,10 @@ class NormalizeFeatures(Transform):
         return graphs.with_attributes(node={"x": torch.where(total == 0, x, x / total)})
 
 
+# Attacks bring optimisers and models along: only those who attack import them.
+_ATTACKS = ("DICE", "Metattack", "PGDAttack", "RandomAttack")
+
+
 class _Registry:
     classes: ClassVar[dict[str, type[Transform]]] = {
         cls.__name__: cls
@@ -303,7 +312,7 @@ class _Registry:
 
 def list_transforms() -> list[str]:
     """Return the names that :func:`create_transform` knows."""
-    return sorted(_Registry.classes)
+    return sorted({*_Registry.classes, *_ATTACKS})
 
 
 def create_transform(config: Mapping[str, Any] | Transform) -> Transform:
@@ -320,6 +329,9 @@ def create_transform(config: Mapping[str, Any] | Transform) -> Transform:
         return config
     arguments = dict(config)
     name = arguments.pop("name", None)
+    if name in _ATTACKS and name not in _Registry.classes:
+        attacks = importlib.import_module("graphkit.data.attacks")
+        _Registry.classes[name] = getattr(attacks, name)
     if name not in _Registry.classes:
         raise InputError(
             f"transforms: {name!r} is not known{nearest(str(name), list_transforms())}; "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from graphkit.recipes.catalogue import load, names, path_of
+from graphkit.recipes.catalogue import load, names, path_of, variants
 from graphkit.recipes.overrides import apply_overrides
 from graphkit.recipes.schema import Published, Recipe
 
-__all__ = ["Published", "Recipe", "apply_overrides", "load", "names", "path_of"]
+__all__ = ["Published", "Recipe", "apply_overrides", "load", "names", "path_of", "variants"]

@@ -41,12 +41,31 @@ def check_names(recipe: Recipe) -> None:
             )
     if recipe.start_from is not None:
         path_of(recipe.start_from.recipe)
+    if trains_itself(recipe):
+        _refuse_trainer_settings(recipe)
     available = plugins.list_plugins()
     for plugin in recipe.plugins:
         if plugin.name not in available:
             raise PluginError(
                 f"recipe {recipe.name}: unknown plugin {plugin.name!r}"
                 f"{nearest(plugin.name, available)}; there are: {', '.join(sorted(available))}"
+            )
+
+
+def trains_itself(recipe: Recipe) -> bool:
+    """Whether the model of a recipe is an estimator, which the Trainer has nothing to do with."""
+    from graphkit import models
+
+    return issubclass(models.model_class(recipe.model.name), models.NodeEstimator)
+
+
+def _refuse_trainer_settings(recipe: Recipe) -> None:
+    plain = Recipe(name=recipe.name, dataset=recipe.dataset, model=recipe.model)
+    for key in ("optimizer", "trainer", "plugins"):
+        if getattr(recipe, key) != getattr(plain, key):
+            raise RecipeError(
+                f"recipe {recipe.name}: key {key!r} would have no effect: {recipe.model.name} "
+                "trains itself; its learning rate and epochs are model.lr and model.epochs"
             )
 
 
@@ -74,11 +93,13 @@ def load_dataset(recipe: Recipe) -> Any:
 def model_kwargs(recipe: Recipe, dataset: Any) -> dict[str, Any]:
     """Return the model's keyword arguments: those of the data set, then those of the recipe.
 
-    Link models say nothing of edges and levels: they get what of the data set's they know.
+    Not every model wants to know all that a data set can say: it gets what it takes.
     """
-    allowed = model_arguments(recipe.model.name) if dataset.level == "link" else None
-    given = {k: v for k, v in dataset.model_args().items() if allowed is None or k in allowed}
-    return {**given, **recipe.model.arguments}
+    found = dataset.model_args()
+    allowed = model_arguments(recipe.model.name)
+    if allowed is not None:
+        found = {key: value for key, value in found.items() if key in allowed}
+    return {**found, **recipe.model.arguments}
 
 
 def build_model(recipe: Recipe, dataset: Any, seed: int) -> Any:

@@ -32,8 +32,10 @@ def describe(
     yield f"data        {dataset.name}, {dataset.split_kind} split, train/valid/test {sizes}"
     settings = " ".join(f"{k}={v}" for k, v in recipe.model.arguments.items())
     yield f"model       {recipe.model.name} {settings}"
-    chosen = recipe.optimizer.model_dump(exclude_none=True)
-    yield f"optimizer   {' '.join(f'{k}={v}' for k, v in chosen.items())}"
+    alone = build.trains_itself(recipe)
+    if not alone:
+        chosen = recipe.optimizer.model_dump(exclude_none=True)
+        yield f"optimizer   {' '.join(f'{k}={v}' for k, v in chosen.items())}"
     for plugin in recipe.plugins:
         settings = " ".join(f"{k}={v}" for k, v in plugin.arguments.items())
         yield f"plugin      {plugin.name} {settings}"
@@ -53,7 +55,10 @@ def describe(
         steps = len(task.loader("train", batch_size=recipe.trainer.batch_size or task.batch_size))
     if recipe.start_from is not None:
         yield f"begins with {recipe.start_from.take} of {recipe.start_from.recipe}, the same seed"
-    yield f"training    {recipe.trainer.max_epochs} epochs of {steps:,} steps"
+    if alone:
+        yield "training    by the model itself, as its settings say"
+    else:
+        yield f"training    {recipe.trainer.max_epochs} epochs of {steps:,} steps"
     for seed in recipe.seed_list(seeds):
         result = folder.finished(seed)
         state = "to run"

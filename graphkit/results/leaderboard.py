@@ -6,6 +6,7 @@ import datetime
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,14 @@ class Table:
     metric: str
     maximize: bool
     std_kind: str
+    options: str = ""
     rows: list[Row] = field(default_factory=list)
 
     @property
     def title(self) -> str:
         arrow = "higher is better" if self.maximize else "lower is better"
-        return f"{self.dataset}: {self.metric} ({arrow}; {self.std_kind} std)"
+        chosen = f" ({self.options})" if self.options else ""
+        return f"{self.dataset}{chosen}: {self.metric} ({arrow}; {self.std_kind} std)"
 
 
 def collect(folders: Iterable[str | Path]) -> tuple[list[ResultRecord], list[str]]:
@@ -102,14 +105,17 @@ def _result_files(folder: Path) -> Iterable[Path]:
 
 def tables(records: Sequence[ResultRecord]) -> list[Table]:
     """Group records by data set and metric and put the published figures beside them."""
-    grouped: dict[tuple[str, str], Table] = {}
-    published: dict[tuple[str, str], dict[tuple[str, float], Published]] = {}
+    grouped: dict[tuple[str, str, str], Table] = {}
+    published: dict[tuple[str, str, str], dict[tuple[str, float], Published]] = {}
     for record in records:
-        key = (record.dataset, record.metric)
-        table = grouped.setdefault(key, Table(*key, record.maximize, record.std_kind))
+        options = _options(record.config.get("dataset", {}).get("options", {}))
+        key = (record.dataset, options, record.metric)
+        table = grouped.setdefault(
+            key, Table(record.dataset, record.metric, record.maximize, record.std_kind, options)
+        )
         table.rows.append(_our_row(record))
         found = published.setdefault(key, {})
-        for entry in [*record.published, *_shipped(record.dataset)]:
+        for entry in [*record.published, *_shipped(record.dataset, options)]:
             if entry.metric == record.metric and entry.split == "test":
                 found.setdefault((entry.label, entry.value), entry)
     for key, table in grouped.items():
@@ -119,10 +125,16 @@ def tables(records: Sequence[ResultRecord]) -> list[Table]:
     return [grouped[key] for key in sorted(grouped)]
 
 
-def _shipped(dataset: str) -> list[Published]:
-    return [
-        entry for name in recipes.names(f"{dataset}/*") for entry in recipes.load(name).published
-    ]
+def _options(options: dict[str, Any]) -> str:
+    """Graphs or splits chosen by options have figures of their own."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+
+
+@lru_cache(maxsize=64)
+def _shipped(dataset: str, options: str) -> list[Published]:
+    files = recipes.names(f"{dataset}/*")
+    loaded = [recipes.load(n) for name in files for n in (name, *recipes.variants(name))]
+    return [e for r in loaded if _options(r.dataset.options) == options for e in r.published]
 
 
 def _our_row(record: ResultRecord) -> Row:

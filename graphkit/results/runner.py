@@ -13,6 +13,7 @@ from graphkit.recipes.overrides import apply_overrides
 from graphkit.recipes.schema import Recipe
 from graphkit.results import build
 from graphkit.results.environment import command_line, environment, package_version
+from graphkit.results.estimators import FittedEstimator
 from graphkit.results.progress import Reporter, SilentReporter
 from graphkit.results.record import ResultRecord, SeedResult, aggregate
 from graphkit.results.run_folder import SEED_FORMAT, RunFolder
@@ -75,11 +76,12 @@ def run(
         counted = build.count_parameters(build.build_model(recipe, dataset, seed_list[0]))
         reporter.start(recipe, dataset, counted, seed_list, folder.path)
         finished = []
+        fitted = FittedEstimator()
         for seed in seed_list:
             result = folder.finished(seed)
             if result is None:
                 reporter.seed_start(seed)
-                result = _run_seed(recipe, dataset, seed, folder, reporter)
+                result = _run_seed(recipe, dataset, seed, folder, reporter, fitted)
                 reporter.seed_end(result)
             else:
                 reporter.seed_end(result, again=False)
@@ -105,20 +107,51 @@ def _seeds(recipe: Recipe, seeds: int | Sequence[int] | None) -> list[int]:
 
 
 def _run_seed(
-    recipe: Recipe, dataset: Any, seed: int, folder: RunFolder, reporter: Reporter
+    recipe: Recipe,
+    dataset: Any,
+    seed: int,
+    folder: RunFolder,
+    reporter: Reporter,
+    fitted: FittedEstimator,
 ) -> SeedResult:
     # Imported here: they need torch, and `graphkit recipes list` must not wait for it.
     from graphkit.results import link_plots
-    from graphkit.results.start import begin, measure
+    from graphkit.results.start import begin
 
     path = folder.seed_path(seed)
     folder.write_config(path / "config.yaml", seed)
     dataset = dataset.of_run(seed)
     task = build.build_task(recipe, dataset)
     model, task = begin(recipe, dataset, task, seed, folder.runs)
+    curves = True
+    if build.trains_itself(recipe):
+        result = fitted.fit(model, dataset, task, seed, path)
+    else:
+        curves = build.count_parameters(model) > 0
+        result = _train(recipe, model, task, seed, path, reporter)
+    content = {
+        "format": SEED_FORMAT,
+        "recipe": recipe.name,
+        "recipe_hash": recipe.hash,
+        "result": result.model_dump(),
+        "environment": environment(recipe.trainer.accelerator),
+    }
+    if curves:
+        _draw([path], path / "curves.png")
+    if dataset.level == "link":
+        link_plots.write_degrees(model, task, path / link_plots.DEGREES)
+    # Last, because this file says that the seed is finished.
+    atomic_write_text(path / "result.json", json.dumps(content, indent=2) + "\n")
+    return result
+
+
+def _train(
+    recipe: Recipe, model: Any, task: Any, seed: int, path: Path, reporter: Reporter
+) -> SeedResult:
+    from graphkit.results.start import measure
+
     trainer = build.build_trainer(recipe, seed, path, reporter.event)
-    trained = build.count_parameters(model) > 0
-    fit = trainer.fit(model, task) if trained else measure(model, task)
+    fit = trainer.fit(model, task) if build.count_parameters(model) else measure(model, task)
     if fit.interrupted:
         raise Interrupted
     if fit.valid is None or fit.test is None:
@@ -126,7 +159,7 @@ def _run_seed(
             f"{recipe.name}, seed {seed}: no epoch gave a validation figure; "
             "lower trainer.eval_every"
         )
-    result = SeedResult(
+    return SeedResult(
         seed=seed,
         test=fit.test,
         valid=fit.valid,
@@ -137,20 +170,6 @@ def _run_seed(
         skipped_batches=fit.skipped_batches,
         selected=fit.selected if len(task.metrics) > 1 else {},
     )
-    content = {
-        "format": SEED_FORMAT,
-        "recipe": recipe.name,
-        "recipe_hash": recipe.hash,
-        "result": result.model_dump(),
-        "environment": environment(recipe.trainer.accelerator),
-    }
-    if trained:
-        _draw([path], path / "curves.png")
-    if dataset.level == "link":
-        link_plots.write_degrees(model, task, path / link_plots.DEGREES)
-    # Last, because this file says that the seed is finished.
-    atomic_write_text(path / "result.json", json.dumps(content, indent=2) + "\n")
-    return result
 
 
 def _draw(folders: list[Path], target: Path) -> None:
@@ -212,7 +231,15 @@ def method_name(recipe: Recipe) -> str:
         name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
         return name.replace("_", "+").upper()
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")
-    names = {"gatedgcn": "GatedGCN", "gcnii": "GCNII"}
+    if settings.get("purify"):
+        body = f"{body.upper()}-{settings['purify']}"
+    names = {
+        "gatedgcn": "GatedGCN",
+        "gcnii": "GCNII",
+        "stable": "STABLE",
+        "GCN-jaccard": "GCN-Jaccard",
+        "GCN-svd": "GCN-SVD",
+    }
     parts = [names.get(body, body.upper() if len(body) <= 4 else body)]
     parts += [str(e.get("name", "PE")).upper() for e in settings.get("encodings") or []]
     if settings.get("virtual_node"):

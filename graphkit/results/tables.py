@@ -28,7 +28,9 @@ def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def recipe_lines(found: Sequence[Recipe]) -> Iterator[str]:
     """Yield one line per recipe: name, size, epochs, seeds, published figure."""
-    rows = [["recipe", "size", "parameters", "epochs", "seeds", "published (test)"]]
+    from graphkit.recipes import variants
+
+    rows = [["recipe", "size", "parameters", "epochs", "seeds", "variants", "published (test)"]]
     for recipe in found:
         entry = next((p for p in recipe.published if p.split == "test"), None)
         figure = ""
@@ -40,8 +42,9 @@ def recipe_lines(found: Sequence[Recipe]) -> Iterator[str]:
                 recipe.name,
                 recipe.size,
                 f"{recipe.num_params:,}" if recipe.num_params else "",
-                str(recipe.trainer.max_epochs),
+                str(recipe.model.arguments.get("epochs", recipe.trainer.max_epochs)),
                 str(len(recipe.seed_list())),
+                " ".join("@" + name.rpartition("@")[2] for name in variants(recipe.name)),
                 figure,
             ]
         )

@@ -1,0 +1,134 @@
+"""Models that train themselves, from a recipe to the record, the zoo and the picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graphkit import recipes, results, zoo
+from graphkit.cli import main
+from graphkit.errors import InputError
+from graphkit.results import dry
+from graphkit.results.estimators import FittedEstimator
+from graphkit.results.sweeps import draw_over, read_lines
+
+STABLE = """
+dataset: {name: demo-node}
+model:
+  name: stable
+  metric: cosine
+  jt: -0.5
+  ct: -0.5
+  embedding_channels: 8
+  contrast_epochs: 5
+  epochs: 20
+seeds: 2
+size: cpu
+published:
+- {label: somebody, metric: acc, value: 0.7, std: 0.01, source: nowhere}
+variants:
+  trusting:
+    model: {alpha: 1.0}
+    published:
+    - {label: somebody, metric: acc, value: 0.6, source: nowhere}
+"""
+GCN = """
+dataset: {name: demo-node}
+model: {name: robust_gnn, conv: gcn, epochs: 20}
+seeds: 2
+size: cpu
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("estimators")
+    (folder / "stable.yaml").write_text(STABLE)
+    (folder / "plain.yaml").write_text(GCN)
+    for name in ("stable.yaml", "stable.yaml@trusting", "plain.yaml"):
+        results.run(recipes.load(str(folder / name)), runs=folder / "runs")
+    return folder / "runs" / "demo-node"
+
+
+def test_record_and_run_folder(runs):
+    record = results.read_record(runs / "stable")
+    assert record.method_name == "STABLE"
+    assert record.n_runs == 2
+    assert record.model_args["in_channels"] == 16
+    assert "edge_dim" not in record.model_args
+    assert record.test_mean > 0.5
+    assert all(r.epochs == 20 and 1 <= r.best_epoch <= 20 for r in record.per_seed)
+    rows = [json.loads(line) for line in (runs / "stable/0/metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    assert set(rows[0]) == {"epoch", "train_loss", "valid_loss", "valid_acc"}
+    best = rows[record.per_seed[0].best_epoch - 1]
+    assert best["valid_acc"] == pytest.approx(record.per_seed[0].valid)
+    assert (runs / "stable" / "curves.png").is_file()
+    assert results.read_record(runs / "plain").method_name == "GCN"
+
+
+def test_finished_seeds_are_kept_and_others_added(runs, tmp_path):
+    recipe = recipes.load(str(runs.parent.parent / "stable.yaml"))
+    first = results.run(recipe, seeds=1, runs=tmp_path)
+    both = results.run(recipe, seeds=2, runs=tmp_path)  # the embedding is trained again
+    whole = results.read_record(runs / "stable")
+    assert both.per_seed[0] == first.per_seed[0]
+    assert [r.test for r in both.per_seed] == [r.test for r in whole.per_seed]
+
+
+def test_zoo_measures_the_same_figure(runs, tmp_path):
+    folder = zoo.save_run(runs / "stable", tmp_path / "zoo", seed=1)
+    found = zoo.evaluate(folder)
+    assert all(result.agrees for result in found)
+    test = next(r.value for r in found if r.metric.split == "test")
+    assert test == pytest.approx(results.read_record(runs / "stable").per_seed[1].test)
+
+
+def test_dry_run_says_who_trains(runs, tmp_path):
+    recipe = recipes.load(str(runs.parent.parent / "stable.yaml"))
+    lines = list(dry.describe(recipe, [], None, tmp_path))
+    assert any("by the model itself" in line for line in lines)
+    assert not any(line.startswith("optimizer") for line in lines)
+
+
+def test_sets_of_many_graphs_are_refused(tmp_path):
+    from graphkit import data
+    from graphkit.models import RobustGNN
+    from graphkit.tasks import create_task
+
+    demo = data.load("demo")
+    with pytest.raises(InputError, match="wants one graph"):
+        FittedEstimator().fit(RobustGNN(5, 2), demo, create_task(demo), 0, tmp_path)
+
+
+def test_figures_against_a_setting(runs, tmp_path, capsys):
+    records = results.collect([runs])[0]
+    (measured, published) = read_lines(records, "model.alpha")["demo-node, acc"]
+    assert set(measured) == {"STABLE"}  # GCN has no such setting
+    means = {r.config["model"].get("alpha"): r.test_mean for r in records}
+    assert {k: v[0] for k, v in measured["STABLE"].items()} == {1.0: means[1.0]}
+    assert published == {"somebody": {1.0: (0.6, 0.0)}}
+    with pytest.raises(InputError, match="second record of STABLE"):
+        read_lines(records, "model.epochs")
+    with pytest.raises(InputError, match="no record has a number"):
+        read_lines(records, "model.nothing")
+    with pytest.raises(InputError, match=r"\.png or \.svg"):
+        draw_over([runs], "model.alpha", tmp_path / "a.pdf")
+    with pytest.raises(SystemExit) as done:
+        main(["plot", str(runs), "--over", "model.alpha", "--out", str(tmp_path / "a.svg")])
+    assert done.value.code == 0
+    assert "a.svg" in capsys.readouterr().out
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_leaderboard_keeps_options_apart():
+    from graphkit.results.leaderboard import _shipped
+
+    five = {e.label: e.value for e in _shipped("robust-cora", "attack=metattack, rate=0.05")}
+    ten = {e.label: e.value for e in _shipped("robust-cora", "attack=metattack, rate=0.1")}
+    assert five["GCN"] == 0.7655
+    assert ten["GCN"] == 0.7039
+    assert set(five) == {"GCN", "GAT", "GCN-Jaccard", "GCN-SVD", "STABLE"}
+    assert _shipped("robust-cora", "") == []
