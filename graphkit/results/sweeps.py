@@ -89,9 +89,12 @@ def draw_over(folders: Sequence[str | Path], key: str, target: str | Path) -> Pa
     FigureCanvasAgg(figure)
     for index, title in enumerate(sorted(panels)):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        for lines, style in zip(panels[title], ("-", "--"), strict=True):
-            for label, line in sorted(lines.items()):
-                _bars(axes, line, label if style == "-" else f"{label} (published)", style)
+        measured, published = panels[title]
+        methods = sorted({*measured, *published})
+        for lines, style in ((measured, "-"), (published, "--")):
+            for method, line in sorted(lines.items()):
+                label = method if style == "-" else f"{method} (published)"
+                _bars(axes, line, label, style, f"C{methods.index(method)}")
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel(key.rpartition(".")[2])
         axes.grid(alpha=0.25)
@@ -103,10 +106,10 @@ def draw_over(folders: Sequence[str | Path], key: str, target: str | Path) -> Pa
     return target
 
 
-def _bars(axes: Any, line: Line, label: str, style: str) -> None:
+def _bars(axes: Any, line: Line, label: str, style: str, color: str) -> None:
     places = sorted(line)
     axes.errorbar(
         places, [line[p][0] for p in places], yerr=[line[p][1] for p in places], label=label,
-        linestyle=style, marker="o" if style == "-" else None, capsize=3, markersize=4,
+        color=color, linestyle=style, marker="o" if style == "-" else None, capsize=3, markersize=4,
         linewidth=1.6 if style == "-" else 1.0, alpha=1.0 if style == "-" else 0.6,
     )  # fmt: skip
