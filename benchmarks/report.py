@@ -209,12 +209,12 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axis.axvline(1, color="black", lw=0.8)
     axis.set_yticks(list(positions), labels, fontsize=7)
     axis.invert_yaxis()
-    axis.margins(x=0.12)
+    axis.margins(x=0.12, y=0.01)
     about = record["environment"]
     axis.set_xlabel("times faster than the peer, PyG unless named (medians); red: wanted")
     axis.set_title(f"{about['cpu']}, {about['threads']} threads, {about['date']}", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 

@@ -26,8 +26,20 @@ class Scan(peers.ScanLoop):
     **{"forward": 20, "forward+backward": 20},
 )  # fmt: skip
 def _selective_scan(scale: float) -> dict[str, Callable[[], Pair]]:
+    return _against(peers.ScanLoop, scale)
+
+
+@register(
+    "selective_scan_einsum", "the same against Mamba's own plain torch: all factors, then the loop",
+    **{"forward": 20, "forward+backward": 20},
+)  # fmt: skip
+def _selective_scan_einsum(scale: float) -> dict[str, Callable[[], Pair]]:
+    return _against(peers.ScanEinsum, scale)
+
+
+def _against(loop: type[peers.ScanLoop], scale: float) -> dict[str, Callable[[], Pair]]:
     torch.manual_seed(0)
     sequences, steps, states = max(2, int(64 * scale)), 256, 16
-    ours, peer = (layer(FEATURES, states, sequences) for layer in (Scan, peers.ScanLoop))
+    ours, peer = (layer(FEATURES, states, sequences) for layer in (Scan, loop))
     inputs = [torch.randn(sequences * steps, n) for n in (FEATURES, FEATURES, states, states)]
     return layer_modes(ours, peer, *inputs)
