@@ -142,7 +142,10 @@ class Blocks {
     for (int64_t lane = 0; lane < left && n_ < n_few_; ++lane) {
       const I value = x[lane];
       if (apart[lane] || value == last_) continue;
-      while (few_[place] != value) ++place;
+      int64_t at = place;
+      while (at < n_few_ && few_[at] != value) ++at;
+      if (at == n_few_) continue;  // only where a row changed
+      place = at;
       last_ = value;
       at_many_[n_] = I(i + lane);
       at_few_[n_++] = I(place);
