@@ -12,6 +12,8 @@ from graphkit.compat.torch_scatter import groups
 from graphkit.errors import InputError
 from graphkit.ops import backend
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 theirs = pytest.importorskip("torch_scatter")
 
 SCATTER = ("sum", "add", "mul", "mean", "min", "max")
@@ -37,15 +39,6 @@ LAYOUTS = [
     ((4, 6, 3), 1, (4, 6, 3)),
     ((4, 6, 3), 2, (1, 6, 3)),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def values(shape, dtype=torch.float64):

@@ -18,15 +18,9 @@ from graphkit.models.prognn_steps import (
     soft_threshold,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 F64 = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def random_matrix(seed: int, *shape: int) -> torch.Tensor:

@@ -10,18 +10,11 @@ from torch_geometric.nn.aggr import DegreeScalerAggregation
 from graphkit.errors import InputError
 from graphkit.ops import CSR, SCALERS, aggregate, available, average_degrees, backend
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BACKENDS = [name for name in ("native", "reference") if available()[name] is None]
 REDUCES = ["mean", "min", "max", "std"]
 NODES, EDGES, WIDTH = 31, 170, 6
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def edges() -> torch.Tensor:

@@ -19,17 +19,10 @@ from scan_cases import (
 from graphkit.errors import InputError
 from graphkit.ops import backend, cpu, selective_scan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 needs_kernels = pytest.mark.skipif(cpu.kernels is None, reason="no native kernels")
 BACKENDS = [pytest.param("native", marks=needs_kernels), "reference"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

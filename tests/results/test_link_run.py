@@ -12,12 +12,9 @@ from graphkit.results import build, dry
 from graphkit.results.link_plots import degree_hits
 from graphkit.results.start import begin
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = ["trainer.max_epochs=2", "trainer.accelerator=cpu"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from graphkit.tasks import LinkTask, create_task
 from graphkit.train import Trainer, seed_everything
 from graphkit.train.optimizers import build_optimizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NODES = 60
 HITS = SimpleNamespace(name="none", level="link", metric="hits@20")
 
@@ -92,11 +94,6 @@ def fit(folder=None, crash_at=-1, dataset=None, **settings):
     }
     task = create_task(dataset or TinyLinks())
     return Trainer(run_dir=folder, **arguments).fit(model, task), model, task
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 # -- figures ----------------------------------------------------------------------------------
