@@ -75,8 +75,8 @@ void merge_common(const I *a, int64_t na, const I *b, int64_t nb, Places<I> &out
   out.count = n;
 }
 
-// The longer row is taken a register at a time and compared with values of the shorter one, which are
-// apart from it where no bit differs. Reads, and does not use, what lies behind the rows.
+// The longer row is taken a register at a time and compared with values of the shorter one: how far
+// they are apart is zero where one was met. Reads, and does not use, what lies behind the rows.
 template <class I>
 class Blocks {
  public:

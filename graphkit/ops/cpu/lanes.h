@@ -1,5 +1,6 @@
 // Many values at a time, for what loops over single values do not vectorise into: packing the signs
-// of values into bits, and running values that stay in registers. The rest is left to the compiler.
+// of values into bits, running values that stay in registers, sums over lanes. The rest is left to
+// the compiler.
 #pragma once
 #include <utility>
 
