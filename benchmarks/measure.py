@@ -109,7 +109,8 @@ def extra_memory(step: Callable[[], Any], prepare: Callable[[], None]) -> int:
     before = resident()
     with PeakMemory() as peak:
         result = step()
-    returned = sum(t.numel() * t.element_size() for t in result if isinstance(t, torch.Tensor))
+    outputs = result if isinstance(result, tuple) else ()  # a training step returns its loss
+    returned = sum(t.numel() * t.element_size() for t in outputs if isinstance(t, torch.Tensor))
     return max(0, peak.bytes - before - returned)
 
 

@@ -21,7 +21,7 @@ from graphkit.models.ncn.encoder import check_probability, dropout
 from graphkit.nn.dense import dense
 from graphkit.ops import CSR, aggregate, intersect, intersect_sum
 
-_ELEMENTS = 1 << 24  # of one [pairs, H] tensor of completion: 64 MiB in float32
+_ELEMENTS = 1 << 20  # of one [pairs, H] tensor of completion: 4 MiB in float32
 _ENTRIES = 1 << 25  # of the packed sets of one piece of work
 
 
@@ -134,7 +134,7 @@ class LinkPredictor(nn.Module):
             parameter counts, and gets no gradient: DDP wants ``find_unused_parameters`` then.
         nested_transform: score missing links from :math:`x'` and the graph already dropped, which
             transforms and drops a second time: the published code. Else from ``x`` and the graph.
-        splitsize: at most so many missing links are scored at once; -1: as many as fit 64 MiB.
+        splitsize: at most so many missing links are scored at once; -1: as many as fit 4 MiB.
 
     Shapes:
         - **x:** ``[N, H]``, **pairs:** ``[2, B]``
