@@ -36,6 +36,7 @@ _READERS = {
     "hgb": "graphkit.data.hgb",
     "robust": "graphkit.data.robust",
     "seal": "graphkit.data.seal",
+    "edge-list": "graphkit.data.edge_list",
 }
 
 Reader = Callable[..., Parsed]

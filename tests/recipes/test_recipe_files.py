@@ -29,6 +29,7 @@ WANTED = {
     "seal-usair": "ncn cn katz",
     "seal-yeast": "ncn cn katz",
     "seal-power": "ncn cn katz",
+    "ego-facebook-link": "ncn ncnc cn aa ra",
     "robust-cora": "stable gcn gat gcn_jaccard gcn_svd",
     "robust-citeseer": "stable gcn gat gcn_jaccard gcn_svd",
     "robust-polblogs": "stable gcn gat gcn_svd",
@@ -51,7 +52,7 @@ def test_recipe_file_is_whole(name: str) -> None:
     dataset, model = name.split("/")
     assert recipe.dataset.name == dataset
     drawn = data.card(dataset).split_kind == "protocol"
-    small = drawn or dataset.startswith(("demo", "seal-", "robust"))
+    small = drawn or dataset.startswith(("demo", "seal-", "ego-", "robust"))
     assert recipe.size == ("cpu" if model.endswith("-cpu") or small else "full")
     for entry in recipe.published:
         assert entry.source.strip()
