@@ -22,6 +22,7 @@ from graphkit.ops.neighbor_sample import (
     hetero_neighbor_sample,
     neighbor_sample,
 )
+from graphkit.ops.random_signs import random_signs
 from graphkit.ops.random_walk import random_walk
 from graphkit.ops.rows import is_symmetric, sorted_rows
 from graphkit.ops.selective_scan import selective_scan
@@ -57,6 +58,7 @@ __all__ = [
     "level_propagate",
     "linear",
     "neighbor_sample",
+    "random_signs",
     "random_walk",
     "segment",
     "sorted_rows",

@@ -22,7 +22,8 @@ using namespace graphkit;
 namespace graphkit {
 void bind_sampling(nb::module_ &m);  // sampling_module.cpp
 void bind_intersect(nb::module_ &m);  // intersect_module.cpp
-void bind_levels(nb::module_ &m);  // levels_module.cpp
+void bind_levels(nb::module_ &m);
+void bind_projection(nb::module_ &m);  // projection_module.cpp
 void bind_linear(nb::module_ &m);  // linear_module.cpp
 void bind_selective_scan(nb::module_ &m);  // selective_scan_module.cpp
 }
@@ -359,6 +360,7 @@ NB_MODULE(_cpu, m) {
   bind_sampling(m);
   bind_intersect(m);
   bind_levels(m);
+  bind_projection(m);
   bind_linear(m);
   bind_selective_scan(m);
   m.def("batch_norm_forward", &batch_norm_forward);
