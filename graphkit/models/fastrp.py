@@ -25,8 +25,8 @@ class FastRP:
     r"""Node embeddings without training (Chen, Sultan, Tian, Chen, Skiena: "Fast and Accurate
     Network Embeddings via Very Sparse Random Projection", CIKM 2019, arXiv 1908.11512).
 
-    ``variant="paper"``: with :math:`P = D^{-1} A`, :math:`L = \mathrm{diag}((d_j / 2m)^\beta)` and a
-    random :math:`R \in \{\pm\sqrt s, 0\}^{n \times d} / \sqrt d`, :math:`s = \sqrt n`,
+    ``variant="paper"``: with :math:`P = D^{-1} A`, :math:`L = \mathrm{diag}((d_j / 2m)^\beta)` and
+    a random :math:`R \in \{\pm\sqrt s, 0\}^{n \times d} / \sqrt d`, :math:`s = \sqrt n`,
 
     .. math:: U_1 = P L R, \qquad U_i = P U_{i-1}, \qquad
         Z = \sum_i w_i \, \frac{U_i}{\lVert U_i \rVert_{\text{row}}}
@@ -114,8 +114,9 @@ class FastRP:
     def _take(self) -> None:
         chosen: dict[str, Any] = self._settings
         for name, known in (
-            ("variant", ("paper", "gds")), ("merge", ("sum", "concat")), ("rng", ("counter", "gds")),
-            ("input_matrix", ("trans", "adj")), ("projection", ("sparse", "gaussian")),
+            ("variant", ("paper", "gds")), ("merge", ("sum", "concat")),
+            ("rng", ("counter", "gds")), ("input_matrix", ("trans", "adj")),
+            ("projection", ("sparse", "gaussian")),
         ):  # fmt: skip
             if chosen[name] not in known:
                 raise InputError(f"{name}: {chosen[name]!r}, wanted {' or '.join(known)}")
@@ -200,7 +201,7 @@ class FastRP:
             # Two blocks of columns beside the result: less than a third of it.
             width = max(16, self.dim // 8 // 16 * 16)
         blocks = [(c, min(c + width, self.dim)) for c in range(0, self.dim, width)]
-        normalize = self.gds or self._settings["normalize_rows"]
+        normalize = self.gds or bool(self._settings["normalize_rows"])
         _Run(self, start, step, out, blocks, normalize and not concat).all(concat)
         if concat and normalize:
             for at in range(0, out.size(1), self.dim):
@@ -265,7 +266,9 @@ class _Start:
         if self.gds_rng:  # one stream for all, column after column
             count = self.model.dim - self.random
             stream = gds_entries(None, self.model.seed, 0, count * len(inputs))
-            vectors = stream.view(count, len(inputs)).t()[:, first - self.random : last - self.random]
+            vectors = stream.view(count, len(inputs)).t()[
+                :, first - self.random : last - self.random
+            ]
         else:
             seed = self.model.seed + 1  # not the numbers of nodes
             vectors = random_signs(inputs, (first, last), density=1 / self.s, seed=seed)

@@ -1,4 +1,4 @@
-"""random_signs: blocks of a sparse random projection, each entry a function of seed, row, column."""
+"""random_signs: blocks of a sparse random projection; an entry hashes its seed, row and column."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def random_signs(
     return out
 
 
-def random_signs_reference(
-    ids: Tensor, first: int, last: int, threshold: int, seed: int
-) -> Tensor:
+def random_signs_reference(ids: Tensor, first: int, last: int, threshold: int, seed: int) -> Tensor:
     """The same entries in plain torch, on any device."""
     column = torch.arange(first, last, device=ids.device)
     bits = hashed(hashed(_signed(seed), ids)[:, None], column[None, :] >> 1)

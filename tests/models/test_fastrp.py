@@ -126,7 +126,7 @@ def test_projections_that_make_no_sense_are_refused(argument: str, given: dict[s
         ([1.0], 0.0, [[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]]),
         ([0.0, 1.0], 0.0, [[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]]),
         # L is (d_j / 2m)^-1 here: 2m = 4 times the form with d_j^-1.
-        ([1.0], -1.0, [[0, 2, 0], [2, 0, 2], [0, 2, 0]]),
+        ([1.0], -1.0, [[0.0, 2, 0], [2, 0, 2], [0, 2, 0]]),
     ],
 )
 def test_a_path_of_three_nodes(
@@ -174,7 +174,6 @@ def test_blocks_of_columns_change_nothing(
     model = FastRP(136, **options)
     whole = model.fit_transform(edges, edge_weight=weight)
     monkeypatch.setattr(fastrp_module, "_SMALL", 0)
-    assert len({16, 136}) == 2
     torch.testing.assert_close(
         model.fit_transform(edges, edge_weight=weight), whole, rtol=2e-4, atol=2e-5
     )
@@ -185,12 +184,12 @@ def test_vectors_that_the_graph_data_science_library_documents(
     weights: dict[tuple[int, int], float] | None,
 ) -> None:
     model = FastRP(4, variant="gds", rng="gds", seed=42)
-    value = None if weights is None else torch.tensor([weights.get(e, 1.0) for e in LINKS]).repeat(2)
+    value = (
+        None if weights is None else torch.tensor([weights.get(e, 1.0) for e in LINKS]).repeat(2)
+    )
     z = model.fit_transform(both_ways(LINKS), edge_weight=value)
     wanted = UNWEIGHTED if weights is None else WEIGHTED
-    torch.testing.assert_close(
-        z, torch.tensor([wanted[name] for name in NAMES]), rtol=0, atol=2e-6
-    )
+    torch.testing.assert_close(z, torch.tensor([wanted[name] for name in NAMES]), rtol=0, atol=2e-6)
 
 
 def test_a_property_of_the_graph_data_science_library() -> None:
@@ -293,9 +292,10 @@ def test_every_form_of_graph_gives_the_same_embedding() -> None:
 
 
 def test_a_directed_graph_looks_where_edges_leave_to() -> None:
-    z = plain(8, [1.0]).fit_transform(torch.tensor([[0], [1]]))
-    assert z[0].any() or not random_signs(torch.tensor([1]), (0, 8), density=2**-0.5, seed=42).any()
-    assert not z[1].any()
+    # 0 -> 1 -> 2: node 1 is seen by 0 only, and 2, without edges of its own, by nobody.
+    z = plain(64, [1.0]).fit_transform(torch.tensor([[0, 1], [1, 2]]))
+    assert z[0].any()
+    assert not z[1:].any()
 
 
 def test_parameters_are_those_of_scikit_learn() -> None:
