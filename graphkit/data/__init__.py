@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphkit.data.cards import DatasetCard, card, names
 from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scipy
 from graphkit.data.dataset import GraphDataset
+from graphkit.data.graph_file import GraphFile, read_graph_file
 from graphkit.data.load import load
 from graphkit.data.loader import GraphLoader
 from graphkit.data.own import from_graphs
@@ -29,6 +30,7 @@ __all__ = [
     "ClusterLoader",
     "DatasetCard",
     "GraphDataset",
+    "GraphFile",
     "GraphLoader",
     "LinkNeighborLoader",
     "NeighborLoader",
@@ -44,6 +46,7 @@ __all__ = [
     "load",
     "names",
     "partition",
+    "read_graph_file",
 ]
 
 # PyG's loaders take a second to import: only those who sample pay for it.

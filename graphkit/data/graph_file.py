@@ -1,0 +1,210 @@
+"""Graphs from files of edges, read in pieces into one CSR: text, CSV, Parquet, scipy, networkx.
+
+Edge lists are read twice: once for the ids and how many neighbours each has, once to put every
+neighbour in its place. Beside the graph itself only one piece of the file is in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from graphkit.errors import DatasetNotFoundError, InputError
+from graphkit.ops import CSR
+
+Ints = npt.NDArray[np.int64]
+_LINES = 1 << 20  # of one piece
+_TEXT = (".txt", ".tsv", ".edges", ".edgelist", ".csv")
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph read from a file.
+
+    Attributes:
+        csr: row ``u`` holds the neighbours of node ``u``, ascending, each once, without loops.
+        ids: int64 ``[n]``, ascending: which id of the file each node is.
+    """
+
+    csr: CSR
+    ids: Tensor
+
+
+def read_graph_file(
+    path: str | os.PathLike[str],
+    *,
+    undirected: bool = True,
+    columns: tuple[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> GraphFile:
+    """Read a graph without weights.
+
+    Args:
+        path: ``.txt``, ``.tsv``, ``.edges``: two whole numbers per line, ``#`` or ``%`` starts a
+            comment (the SNAP collection); ``.csv`` and ``.parquet``: a table of edges with a
+            header; each of the text forms may end in ``.gz``; ``.npz``: a scipy sparse matrix;
+            ``.graphml``, ``.gml``: networkx.
+        undirected: an edge counts in both directions.
+        columns: the two columns of a table; by default its first two.
+        progress: called with the number of edges read so far, in both passes.
+
+    Raises:
+        DatasetNotFoundError: there is no such file.
+        InputError: another kind of file, a column that is not there, or ids that are not whole
+            numbers.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "g.txt"
+        >>> _ = file.write_text("# a path\\n10 20\\n20 30\\n")
+        >>> graph = read_graph_file(file)
+        >>> graph.ids.tolist(), graph.csr.degree.tolist()
+        ([10, 20, 30], [1, 2, 1])
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise DatasetNotFoundError(f"path: {file}, no such file")
+    suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+    if suffix in _TEXT or suffix == ".parquet":
+        tell = progress or (lambda count: None)
+        return _two_passes(lambda: _pieces(file, suffix, columns), undirected, tell)
+    if suffix == ".npz":
+        from scipy.sparse import load_npz
+
+        matrix = load_npz(file).tocoo()
+        if matrix.shape[0] != matrix.shape[1]:
+            raise InputError(f"{file}: {matrix.shape}, wanted a square matrix")
+        edges = np.stack([matrix.row, matrix.col]).astype(np.int64)
+        return _of_edges(edges, np.arange(matrix.shape[0]), undirected)
+    if suffix in (".graphml", ".gml"):
+        import networkx
+
+        graph = (networkx.read_graphml if suffix == ".graphml" else networkx.read_gml)(file)
+        place = {node: i for i, node in enumerate(graph.nodes)}
+        pairs = [(place[u], place[v]) for u, v in graph.edges()]
+        edges = np.asarray(pairs, dtype=np.int64).reshape(-1, 2).T
+        return _of_edges(edges, np.arange(len(place)), undirected or not graph.is_directed())
+    known = ", ".join((*_TEXT, ".parquet", ".npz", ".graphml", ".gml"))
+    raise InputError(f"path: {file.name}, wanted a file of edges: {known} (text also with .gz)")
+
+
+def _pieces(file: Path, suffix: str, columns: tuple[str, str] | None) -> Iterator[Ints]:
+    """``[2, k]`` ids of some edges, one piece of the file after the other."""
+    if suffix == ".parquet":
+        yield from _parquet_pieces(file, columns)
+        return
+    import pandas as pd
+
+    table = suffix == ".csv"
+    options: dict[str, Any] = {"chunksize": _LINES, "comment": None if table else "#"}
+    if not table:
+        options |= {"sep": r"\s+", "header": None, "usecols": [0, 1]}
+    try:
+        with pd.read_csv(file, **options) as reader:
+            for piece in reader:
+                yield _ids(file, _two_columns(file, piece, columns if table else None))
+    except pd.errors.EmptyDataError:
+        return
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"{file}: wanted two whole numbers per line; {error}") from None
+
+
+def _parquet_pieces(file: Path, columns: tuple[str, str] | None) -> Iterator[Ints]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise InputError(
+            f"{file}: Parquet needs pyarrow; pip install 'graphkit[parquet]'"
+        ) from None
+    for batch in ParquetFile(file).iter_batches(batch_size=_LINES):
+        yield _ids(file, _two_columns(file, batch.to_pandas(), columns))
+
+
+def _two_columns(file: Path, piece: Any, columns: tuple[str, str] | None) -> Any:
+    if columns is None:
+        if piece.shape[1] < 2:
+            raise InputError(f"{file}: {piece.shape[1]} columns, wanted two ids per line")
+        return piece.iloc[:, :2]
+    for name in columns:
+        if name not in piece.columns:
+            raise InputError(f"columns: no {name!r} in {file}; it has {list(piece.columns)}")
+    return piece[list(columns)]
+
+
+def _ids(file: Path, piece: Any) -> Ints:
+    for name in piece.columns:
+        if piece[name].dtype.kind not in "iu":
+            raise InputError(
+                f"{file}: column {name!r} holds {piece[name].dtype}, wanted whole numbers as ids"
+            )
+    pair: Ints = piece.to_numpy(dtype=np.int64).T
+    return pair
+
+
+def _both(pair: Ints, undirected: bool) -> Ints:
+    pair = pair[:, pair[0] != pair[1]]
+    return np.concatenate([pair, pair[::-1]], axis=1) if undirected else pair
+
+
+def _two_passes(
+    pieces: Callable[[], Iterator[Ints]], undirected: bool, tell: Callable[[int], None]
+) -> GraphFile:
+    ids, degree, done = np.empty(0, np.int64), np.empty(0, np.int64), 0
+    for pair in pieces():
+        here, count = np.unique(_both(pair, undirected)[0], return_counts=True)
+        every = np.union1d(np.union1d(ids, pair.ravel()), here)
+        grown = np.zeros(len(every), np.int64)
+        grown[np.searchsorted(every, ids)] = degree
+        grown[np.searchsorted(every, here)] += count
+        ids, degree, done = every, grown, done + pair.shape[1]
+        tell(done)
+    start = np.concatenate([[0], np.cumsum(degree)])
+    wide = max(int(start[-1]), len(ids)) > np.iinfo(np.int32).max
+    col = np.empty(int(start[-1]), np.int64 if wide else np.int32)
+    free = start[:-1].copy()
+    for pair in pieces():
+        row, neighbour = np.searchsorted(ids, _both(pair, undirected))
+        order = np.argsort(row, kind="stable")
+        row = row[order]
+        first = np.concatenate([[True], row[1:] != row[:-1]]) if len(row) else np.empty(0, bool)
+        begin = np.flatnonzero(first)
+        run = np.diff(np.append(begin, len(row)))
+        rank = np.arange(len(row)) - np.repeat(begin, run)
+        col[free[row] + rank] = neighbour[order]
+        free[row[begin]] += run
+        done += pair.shape[1]
+        tell(done)
+    return _tidy(start, col, ids)
+
+
+def _tidy(start: Ints, col: npt.NDArray[Any], ids: Ints) -> GraphFile:
+    """Sort each row and drop repeats, a range of rows at a time and in place."""
+    n, end, kept = len(ids), 0, np.zeros(len(start), np.int64)
+    row = 0
+    while row < n:
+        stop = int(np.searchsorted(start, start[row] + _LINES, side="right")) - 1
+        stop = min(max(stop, row + 1), n)
+        here = col[start[row] : start[stop]].astype(np.int64)
+        owner = np.repeat(np.arange(row, stop), np.diff(start[row : stop + 1]))
+        key = np.unique(owner * n + here)
+        kept[row + 1 : stop + 1] = np.bincount(key // n - row, minlength=stop - row)
+        col[end : end + len(key)] = key % n
+        end, row = end + len(key), stop
+    rowptr = np.cumsum(kept).astype(col.dtype)
+    tensors = torch.from_numpy(rowptr), torch.from_numpy(col[:end])
+    return GraphFile(CSR(*tensors, None, n, n), torch.from_numpy(ids))
+
+
+def _of_edges(edges: Ints, ids: Ints, undirected: bool) -> GraphFile:
+    both = _both(edges, undirected)
+    order = np.argsort(both[0], kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(both[0], minlength=len(ids)))])
+    return _tidy(start, both[1][order].astype(np.int32), ids)
