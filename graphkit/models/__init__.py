@@ -1,5 +1,6 @@
 """Models: one file or package per paper, plain modules with JSON-serialisable arguments."""
 
+from graphkit.models.graph_hash import GraphHash
 from graphkit.models.link_heuristics import LinkHeuristic
 from graphkit.models.mpnn_vn import MPNNVN
 from graphkit.models.ncn import NCN, TrainingEdges
@@ -10,6 +11,7 @@ from graphkit.models.robust_gnn import RobustGNN
 from graphkit.models.stable import Stable
 
 __all__ = [
+    "GraphHash",
     "LinkHeuristic",
     "MPNNVN",
     "NCN",
