@@ -195,7 +195,7 @@ class GraphHash:
         out = []
         for index, given in enumerate(neighbours):
             ids = torch.as_tensor(given, dtype=torch.int64).reshape(-1)
-            if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < len(other)):
+            if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < len(other)):
                 raise InputError(
                     f"neighbours[{index}]: ids {int(ids.min())}..{int(ids.max())}, wanted "
                     f"0..{len(other) - 1}"

@@ -225,7 +225,7 @@ class Recommender(nn.Module):
                 pairs to exclude.
         """
         ids = torch.as_tensor(user_ids, dtype=torch.int64).reshape(-1)
-        if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < self.num_users):
+        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < self.num_users):
             raise InputError(
                 f"user_ids: {int(ids.min())}..{int(ids.max())}, wanted 0..{self.num_users - 1}"
             )
