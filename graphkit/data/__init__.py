@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphkit.data.cards import DatasetCard, card, names
 from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scipy
+from graphkit.data.ctr import ClickBatch, ClickDataset, read_clicks
 from graphkit.data.dataset import GraphDataset
 from graphkit.data.interactions import Interactions
 from graphkit.data.load import load
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from graphkit.data.subgraph_loaders import ClusterLoader, RandomWalkLoader, partition
 
 __all__ = [
+    "ClickBatch",
+    "ClickDataset",
     "ClusterLoader",
     "DatasetCard",
     "GraphDataset",
@@ -49,6 +52,7 @@ __all__ = [
     "load",
     "names",
     "partition",
+    "read_clicks",
 ]
 
 # PyG's loaders take a second to import: only those who sample pay for it.

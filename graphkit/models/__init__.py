@@ -1,5 +1,6 @@
 """Models: one file or package per paper, plain modules with JSON-serialisable arguments."""
 
+from graphkit.models.ctr import DLRM, ClickModel, DCNv2, DeepFM, WideDeep
 from graphkit.models.graph_hash import GraphHash
 from graphkit.models.light_gcn import LightGCN
 from graphkit.models.link_heuristics import LinkHeuristic
@@ -16,6 +17,11 @@ from graphkit.models.robust_gnn import RobustGNN
 from graphkit.models.stable import Stable
 
 __all__ = [
+    "ClickModel",
+    "DCNv2",
+    "DLRM",
+    "DeepFM",
+    "WideDeep",
     "GraphHash",
     "InteractionBatch",
     "LightGCN",

@@ -7,6 +7,7 @@ from typing import Any
 
 from graphkit.errors import InputError, nearest
 from graphkit.tasks.base import Task
+from graphkit.tasks.ctr import ClickTask
 from graphkit.tasks.graph import GraphTask
 from graphkit.tasks.link import LinkTask
 from graphkit.tasks.link_batches import LinkBatch
@@ -23,6 +24,7 @@ from graphkit.tasks.node import NodeTask
 from graphkit.tasks.recommendation import RecommendationTask
 
 _BY_LEVEL: dict[str, type[Task]] = {
+    "ctr": ClickTask,
     "graph": GraphTask,
     "node": NodeTask,
     "link": LinkTask,
@@ -63,6 +65,7 @@ def create_task(dataset: Any, **options: Any) -> Task:
 
 
 __all__ = [
+    "ClickTask",
     "GraphTask",
     "LinkBatch",
     "LinkTask",

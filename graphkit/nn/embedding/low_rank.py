@@ -87,8 +87,8 @@ def mimic_table(weight: Tensor, counts: Tensor, rank: int) -> LowRankEmbedding:
         raise InputError(f"weight: shape {list(weight.shape)}, wanted [n, d]")
     if counts.shape != weight.shape[:1] or not bool((counts >= 0).all()) or not counts.sum() > 0:
         raise InputError(
-            f"counts: shape {list(counts.shape)}, wanted [{len(weight)}] numbers of at least 0, one "
-            "of them positive"
+            f"counts: shape {list(counts.shape)}, wanted [{len(weight)}] numbers of at least "
+            "0, one of them positive"
         )
     check_rank(rank, weight.size(1))
     exact = weight.detach().double()
