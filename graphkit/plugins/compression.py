@@ -124,7 +124,7 @@ class ParameterSharingPlugin(TrainerPlugin):
 
     def transform_model(self, model: nn.Module, data: Any) -> nn.Module:
         found = list(_shareable(model, self.linear, self.min_size))
-        array = getattr(model, "shared_array", None)
+        array = next((m for m in model.modules() if isinstance(m, SharedArray)), None)
         if array is None:
             array = self._share(model, found)
         if self._hook is not None:
@@ -148,9 +148,9 @@ class ParameterSharingPlugin(TrainerPlugin):
         for parent, name, module in found:
             # A table that the model uses in two places is mapped once.
             if id(module) not in made:
-                made[id(module)] = _shared(module, array).to(device)
+                # The first view holds the array, so that any kind of model keeps its forward.
+                made[id(module)] = _shared(module, array, own=not made).to(device)
             setattr(parent, name, made[id(module)])
-        model.add_module("shared_array", array)
         return array
 
 
@@ -167,12 +167,14 @@ def _shareable(
                 yield parent, name, child
 
 
-def _shared(module: Any, array: SharedArray) -> nn.Module:
+def _shared(module: Any, array: SharedArray, own: bool) -> nn.Module:
     std = float(module.weight.detach().std(correction=0))
     if isinstance(module, nn.Embedding):
         rows, columns = module.num_embeddings, module.embedding_dim
-        return SharedEmbedding(rows, columns, array, std=std, own=False)
-    return SharedLinear(module.in_features, module.out_features, module.bias, array=array, std=std)
+        return SharedEmbedding(rows, columns, array, std=std, own=own)
+    return SharedLinear(
+        module.in_features, module.out_features, module.bias, array=array, std=std, own=own
+    )
 
 
 def compress_low_rank(

@@ -307,8 +307,9 @@ class SharedLinear(nn.Module):
 
     Args:
         in_features, out_features, bias: as for ``nn.Linear``.
-        array: what the matrix is read from; held by the model.
+        array: what the matrix is read from.
         std: deviation that the matrix would have had at the start.
+        own: save the array with this layer.
 
     Example:
         >>> layer = SharedLinear(4, 2, array=SharedArray(8, 0.5), std=0.1)
@@ -324,11 +325,17 @@ class SharedLinear(nn.Module):
         *,
         array: SharedArray,
         std: float,
+        own: bool = False,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.virtual = _Virtual(out_features, in_features, array, std, own=False)
+        self.virtual = _Virtual(out_features, in_features, array, std, own)
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @property
+    def array(self) -> SharedArray:
+        """What the matrix is read from."""
+        return self.virtual._array[0]
 
     @property
     def weight(self) -> Tensor:
