@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
-from graphkit.nn.embedding import make_table, materialize, needs_graph, resolve
+from graphkit.nn.embedding import make_table, materialize, needs_graph, resolve, restore
 from graphkit.ops.ranking import top_items
 
 if TYPE_CHECKING:
@@ -167,6 +167,16 @@ class Recommender(nn.Module):
             setattr(self, name, make_table(rows, dim, spec, init=init, codes=codes))
         self._tables = {}
         self.interactions = interactions
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        # A saved table says itself how it is laid out.
+        for name, (side, dim, spec, _) in list(self._tables.items()):
+            rows = self.num_users if side == "user" else self.num_items
+            made = restore(rows, dim, spec, state, f"{prefix}{name}.")
+            if made is not None:
+                setattr(self, name, made)
+                del self._tables[name]
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def prepared(self) -> Interactions:
         """The training pairs.

@@ -126,6 +126,19 @@ def test_a_saved_recommender_gets_its_codes_back():
         graph.load_state_dict(made.state_dict())
 
 
+@pytest.mark.parametrize("store", [{}, {"store": "robe", "ratio": 0.5, "block": 4}])
+def test_a_saved_recommender_needs_no_pairs_to_score(store, tmp_path):
+    from graphkit import zoo
+
+    made, _ = train(table={"method": "double_graph", "gamma": 3.0, **store})
+    folder = zoo.save_pretrained(made, tmp_path / "mf")
+    torch.manual_seed(99)
+    again = zoo.from_pretrained(folder)
+    torch.testing.assert_close(again.scores(torch.arange(4)), made.scores(torch.arange(4)))
+    again.prepare(data.load("demo-rec").interactions)
+    torch.testing.assert_close(again.scores(torch.arange(4)), made.scores(torch.arange(4)))
+
+
 def test_trained_models_become_low_rank():
     clicks = data.load("demo-rec")
     made = create_model("mf", dim=8, **clicks.model_args())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkit.errors import InputError
-from graphkit.nn.embedding import check_spec, make_table, needs_graph, resolve
+from graphkit.nn.embedding import check_spec, make_table, needs_graph, resolve, restore
 
 
 class ClickModel(nn.Module):
@@ -87,8 +87,16 @@ class ClickModel(nn.Module):
         for side, rows in (("user", self.num_users), ("item", self.num_items)):
             codes = None if pairs is None else resolve(self.spec, pairs, side)
             made = make_table(rows, self.dim, self.spec, init=nn.init.normal_, codes=codes)
-            delattr(self, f"{side}_table")
             setattr(self, f"{side}_table", made)
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        # A saved table says itself how it is laid out.
+        for side, rows in (("user", self.num_users), ("item", self.num_items)):
+            name = f"{side}_table"
+            if getattr(self, name) is None:
+                made = restore(rows, self.dim, self.spec, state, f"{prefix}{name}.")
+                setattr(self, name, made)
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def vectors(self, batch: Any) -> list[Tensor]:
         """Vectors ``[B, d]`` of the user, the item and each context field.

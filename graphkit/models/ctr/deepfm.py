@@ -29,6 +29,7 @@ class DeepFM(ClickModel):
         - **output:** ``[B]`` logits
 
     Example:
+        >>> import torch
         >>> from graphkit.data.ctr import ClickBatch
         >>> ids = torch.tensor([0, 1, 2])
         >>> model = DeepFM(num_users=5, num_items=4, dim=8)

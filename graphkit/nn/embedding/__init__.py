@@ -39,6 +39,7 @@ from graphkit.nn.embedding.specs import (
     materialize,
     needs_graph,
     resolve,
+    restore,
 )
 from graphkit.nn.embedding.table import CodedEmbedding, EmbeddingTable
 
@@ -76,5 +77,6 @@ __all__ = [
     "needs_graph",
     "random_codes",
     "resolve",
+    "restore",
     "universal_hash",
 ]

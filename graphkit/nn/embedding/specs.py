@@ -174,6 +174,36 @@ def resolve(spec: Spec | None, interactions: Any, side: str) -> Codes | None:
     return found if method == "graph" else double_graph_codes(found, generator)
 
 
+def restore(
+    num_rows: int, dim: int, spec: Spec | None, state: Mapping[str, Any], prefix: str
+) -> nn.Module | None:
+    """An empty table of the layout that a state dict was saved from, without the training pairs.
+
+    Args:
+        num_rows, dim, spec: as for :func:`make_table`.
+        state: a state dict that will be loaded into the table.
+        prefix: of the table's keys.
+
+    Returns:
+        ``None`` where the state holds no codes for it.
+
+    Example:
+        >>> codes = Codes(torch.tensor([0, 1, 0]), 2)
+        >>> spec = {"method": "graph", "gamma": 5}
+        >>> state = make_table(3, 4, spec, init=nn.init.normal_, codes=codes).state_dict()
+        >>> restore(3, 4, spec, state, "").store
+        Embedding(2, 4)
+    """
+    codes = state.get(f"{prefix}codes")
+    if codes is None or not needs_graph(spec):
+        return None
+    layout = state.get(f"{prefix}store.virtual.layout")
+    stored = state.get(f"{prefix}store.weight", state.get(f"{prefix}store.factors.weight"))
+    rows = int(layout[1]) if layout is not None else 0 if stored is None else stored.size(0)
+    found = Codes(codes.detach().cpu().long(), rows)
+    return make_table(num_rows, dim, spec, init=nn.init.normal_, codes=found)
+
+
 def materialize(table: nn.Module) -> Tensor:
     """All vectors of a table, ``[num_rows, dim]``.
 
