@@ -16,7 +16,8 @@ NAMES = [
 # Learning rate and weight decay of GraphHash's grid, uncompressed tables.
 GRID = {
     "gowalla/mf": (5e-3, 1e-8), "yelp2018/mf": (1e-2, 1e-6), "amazon-book/mf": (1e-2, 1e-8),
-    "gowalla/neumf": (5e-3, 1e-8), "yelp2018/neumf": (5e-3, 1e-8), "amazon-book/neumf": (1e-3, 1e-8),
+    "gowalla/neumf": (5e-3, 1e-8), "yelp2018/neumf": (5e-3, 1e-8),
+    "amazon-book/neumf": (1e-3, 1e-8),
     "gowalla/mf_directau": (1e-2, 1e-8), "yelp2018/mf_directau": (1e-2, 1e-8),
     "amazon-book/mf_directau": (1e-3, 1e-8), "gowalla/light_gcn@graphhash": (1e-3, 1e-8),
     "lastfm/mf": (1e-2, 1e-6),
