@@ -222,7 +222,7 @@ def from_interactions(
             option.
 
     Example:
-        >>> pairs = torch.tensor([[3, 3, 3, 3, 3, 9, 9, 9, 9, 9], [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]])
+        >>> pairs = torch.cartesian_prod(torch.tensor([3, 9]), torch.arange(10)).t()
         >>> own = from_interactions(pairs, k=2)
         >>> own.num_users, own.user_ids.tolist()
         (2, [3, 9])

@@ -248,15 +248,17 @@ class Recommender(nn.Module):
         was_training = self.training
         self.eval()
         items, values = [], []
+        device = next((p.device for p in self.parameters()), ids.device)
         try:
             with torch.no_grad():
                 score = self.scorer()
                 for block in torch.split(ids, max(_BLOCK // self.num_items, 1)):
+                    block = block.to(device)
                     out = score(block)
                     masked = None if seen is None else seen.seen(block)
                     best = top_items(out, k, masked)
-                    items.append(best)
-                    values.append(out.gather(1, best))
+                    items.append(best.cpu())
+                    values.append(out.gather(1, best).cpu())
         finally:
             self.train(was_training)
         if not items:

@@ -103,7 +103,7 @@ def test_bpr_and_its_l2_term():
     plain = MatrixFactorization(USERS, ITEMS, dim=4)
     plain.load_state_dict(model.state_dict())
     batch = batch_of(pairs())
-    users, items = model.representations()
+    users, items = (x.detach() for x in model.representations())
     rows = (users[batch.users], items[batch.items], items[batch.negatives[:, 0]])
     extra = 0.1 * sum(float(row.square().sum()) for row in rows) / (2 * len(batch.users))
     found = model.training_loss(batch) - plain.training_loss(batch)
