@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,14 +168,22 @@ class Recommender(nn.Module):
         self._tables = {}
         self.interactions = interactions
 
-    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        # A saved table says itself how it is laid out.
+    def lay_out(self, shapes: Mapping[str, Any], prefix: str = "") -> None:
+        """Make the tables that wait for :meth:`prepare` as they were saved.
+
+        Args:
+            shapes: of the saved tensors, by key.
+            prefix: of this model's keys.
+        """
         for name, (side, dim, spec, _) in list(self._tables.items()):
             rows = self.num_users if side == "user" else self.num_items
-            made = restore(rows, dim, spec, state, f"{prefix}{name}.")
+            made = restore(rows, dim, spec, shapes, f"{prefix}{name}.")
             if made is not None:
                 setattr(self, name, made)
                 del self._tables[name]
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        self.lay_out({key: value.shape for key, value in state.items()}, prefix)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def prepared(self) -> Interactions:

@@ -132,7 +132,7 @@ class ParameterSharingPlugin(TrainerPlugin):
         # On the gradient itself, so that reduction, clipping and an owner of the step see it
         # scaled, however often the step runs backward.
         divisor = array.grad_divisor(self.grad_scale)
-        self._hook = array.weight.register_hook(lambda grad: grad / divisor.to(grad))
+        self._hook = array.weight.register_hook(lambda grad: grad / divisor.to(grad))  # type: ignore[no-untyped-call]
         return model
 
     def _share(self, model: nn.Module, found: list[tuple[nn.Module, str, Any]]) -> SharedArray:

@@ -126,11 +126,19 @@ def test_a_saved_recommender_gets_its_codes_back():
         graph.load_state_dict(made.state_dict())
 
 
-@pytest.mark.parametrize("store", [{}, {"store": "robe", "ratio": 0.5, "block": 4}])
-def test_a_saved_recommender_needs_no_pairs_to_score(store, tmp_path):
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"method": "graph", "gamma": 3.0},
+        {"method": "double_graph", "gamma": 3.0, "store": "low_rank", "rank": 2},
+        {"store": "robe", "ratio": 0.5, "block": 4},
+        {"store": "low_rank", "rank": 2},
+    ],
+)
+def test_a_saved_recommender_needs_no_pairs_to_score(table, tmp_path):
     from graphkit import zoo
 
-    made, _ = train(table={"method": "double_graph", "gamma": 3.0, **store})
+    made, _ = train(table=table)
     folder = zoo.save_pretrained(made, tmp_path / "mf")
     torch.manual_seed(99)
     again = zoo.from_pretrained(folder)

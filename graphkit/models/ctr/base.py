@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,13 +89,20 @@ class ClickModel(nn.Module):
             made = make_table(rows, self.dim, self.spec, init=nn.init.normal_, codes=codes)
             setattr(self, f"{side}_table", made)
 
-    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        # A saved table says itself how it is laid out.
+    def lay_out(self, shapes: Mapping[str, Any], prefix: str = "") -> None:
+        """Make the tables that wait for :meth:`prepare` as they were saved.
+
+        Args:
+            shapes: of the saved tensors, by key.
+            prefix: of this model's keys.
+        """
         for side, rows in (("user", self.num_users), ("item", self.num_items)):
             name = f"{side}_table"
             if getattr(self, name) is None:
-                made = restore(rows, self.dim, self.spec, state, f"{prefix}{name}.")
-                setattr(self, name, made)
+                setattr(self, name, restore(rows, self.dim, self.spec, shapes, f"{prefix}{name}."))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        self.lay_out({key: value.shape for key, value in state.items()}, prefix)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def vectors(self, batch: Any) -> list[Tensor]:

@@ -109,8 +109,8 @@ def draw_constants(seed: int) -> Tensor:
         >>> bool((draw_constants(0) % 2 == 1).all())
         True
     """
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, PRIME // 2, (6,), generator=generator) * 2 + 1
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randint(0, PRIME // 2, (6,), generator=generator, device="cpu") * 2 + 1
 
 
 def draw_folds(constants: Tensor, total: int, size: int) -> Tensor:
@@ -121,7 +121,7 @@ def draw_folds(constants: Tensor, total: int, size: int) -> Tensor:
         torch.Size([3])
     """
     count = -(-total // size)
-    return _quadratic(torch.arange(count), *constants[:3].unbind()) % size
+    return _quadratic(torch.arange(count, device=constants.device), *constants[:3].unbind()) % size
 
 
 def check_mapping(mapping: str, size: int, block: int) -> None:

@@ -175,32 +175,34 @@ def resolve(spec: Spec | None, interactions: Any, side: str) -> Codes | None:
 
 
 def restore(
-    num_rows: int, dim: int, spec: Spec | None, state: Mapping[str, Any], prefix: str
+    num_rows: int, dim: int, spec: Spec | None, shapes: Mapping[str, Any], prefix: str
 ) -> nn.Module | None:
-    """An empty table of the layout that a state dict was saved from, without the training pairs.
+    """A table of the layout that was saved, without the training pairs; its codes are all 0.
 
     Args:
         num_rows, dim, spec: as for :func:`make_table`.
-        state: a state dict that will be loaded into the table.
+        shapes: of the saved tensors, by key.
         prefix: of the table's keys.
 
     Returns:
-        ``None`` where the state holds no codes for it.
+        ``None`` where shapes do not tell: nothing is saved of this table, or its rows are read
+        from a shared array.
 
     Example:
-        >>> codes = Codes(torch.tensor([0, 1, 0]), 2)
         >>> spec = {"method": "graph", "gamma": 5}
-        >>> state = make_table(3, 4, spec, init=nn.init.normal_, codes=codes).state_dict()
-        >>> restore(3, 4, spec, state, "").store
+        >>> restore(3, 4, spec, {"codes": (3,), "store.weight": (2, 4)}, "").store
         Embedding(2, 4)
     """
-    codes = state.get(f"{prefix}codes")
-    if codes is None or not needs_graph(spec):
+    codes = shapes.get(f"{prefix}codes")
+    stored = shapes.get(f"{prefix}store.weight", shapes.get(f"{prefix}store.factors.weight"))
+    if codes is None or stored is None or not needs_graph(spec):
         return None
-    layout = state.get(f"{prefix}store.virtual.layout")
-    stored = state.get(f"{prefix}store.weight", state.get(f"{prefix}store.factors.weight"))
-    rows = int(layout[1]) if layout is not None else 0 if stored is None else stored.size(0)
-    found = Codes(codes.detach().cpu().long(), rows)
+    if len(codes) not in (1, 2) or codes[0] != num_rows or stored[0] < 1:
+        raise InputError(
+            f"{prefix}codes: saved with {list(codes)} for {list(stored)} rows, the table is for "
+            f"{num_rows} ids"
+        )
+    found = Codes(torch.zeros(tuple(codes), dtype=torch.int64, device="cpu"), int(stored[0]))
     return make_table(num_rows, dim, spec, init=nn.init.normal_, codes=found)
 
 
@@ -342,6 +344,10 @@ def _store(num_rows: int, dim: int, spec: Spec, init: Callable[[Tensor], Any]) -
         return table
     whole = torch.empty(num_rows, dim)
     init(whole)
+    if whole.is_meta:  # only the shapes are wanted
+        whole = torch.tensor([[-1.0, 1.0]], device="cpu")
+        if kind == "low_rank":
+            return LowRankEmbedding(num_rows, dim, spec["rank"])
     if kind == "low_rank":
         rank = spec["rank"]
         LowRankEmbedding(1, dim, rank)  # refuses a rank that does not fit
