@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from graphkit.data.cards import DatasetCard, card, names
 from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scipy
+from graphkit.data.ctr import ClickBatch, ClickDataset, read_clicks
 from graphkit.data.dataset import GraphDataset
 from graphkit.data.graph_file import GraphFile, read_graph_file
+from graphkit.data.interactions import Interactions
 from graphkit.data.load import load
 from graphkit.data.loader import GraphLoader
 from graphkit.data.own import from_graphs
 from graphkit.data.packed import PackedGraphs
+from graphkit.data.recsys import RecommendationDataset, from_interactions
 
 if TYPE_CHECKING:
     from graphkit.data.neighbor_sampler import (
@@ -27,25 +30,31 @@ if TYPE_CHECKING:
     from graphkit.data.subgraph_loaders import ClusterLoader, RandomWalkLoader, partition
 
 __all__ = [
+    "ClickBatch",
+    "ClickDataset",
     "ClusterLoader",
     "DatasetCard",
     "GraphDataset",
     "GraphFile",
     "GraphLoader",
+    "Interactions",
     "LinkNeighborLoader",
     "NeighborLoader",
     "NeighborSampler",
     "PackedGraphs",
     "RandomWalkLoader",
+    "RecommendationDataset",
     "card",
     "from_csv",
     "from_edges",
     "from_graphs",
+    "from_interactions",
     "from_networkx",
     "from_scipy",
     "load",
     "names",
     "partition",
+    "read_clicks",
     "read_graph_file",
 ]
 

@@ -24,6 +24,7 @@ from graphkit.ops.neighbor_sample import (
 )
 from graphkit.ops.random_signs import random_signs
 from graphkit.ops.random_walk import random_walk
+from graphkit.ops.ranking import top_items
 from graphkit.ops.rows import is_symmetric, sorted_rows
 from graphkit.ops.selective_scan import selective_scan
 
@@ -62,6 +63,7 @@ __all__ = [
     "random_walk",
     "segment",
     "sorted_rows",
+    "top_items",
     "topological_levels",
     "selective_scan",
 ]

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from graphkit.errors import PluginError, nearest
+from graphkit.plugins.compression import ParameterSharingPlugin, compress, compress_low_rank
 from graphkit.plugins.early_stopping import EarlyStoppingPlugin
 from graphkit.plugins.ema import EMAPlugin
 from graphkit.plugins.grad_clip import GradClipPlugin
@@ -16,7 +17,14 @@ from graphkit.train.hooks import TrainerPlugin
 
 _BY_NAME: dict[str, type[TrainerPlugin]] = {
     cls.name: cls
-    for cls in (EarlyStoppingPlugin, EMAPlugin, GradClipPlugin, LRSchedulePlugin, SAMPlugin)
+    for cls in (
+        EarlyStoppingPlugin,
+        EMAPlugin,
+        GradClipPlugin,
+        LRSchedulePlugin,
+        ParameterSharingPlugin,
+        SAMPlugin,
+    )
 }
 
 
@@ -69,8 +77,11 @@ __all__ = [
     "EarlyStoppingPlugin",
     "GradClipPlugin",
     "LRSchedulePlugin",
+    "ParameterSharingPlugin",
     "SAMPlugin",
     "at_worst_point",
+    "compress",
+    "compress_low_rank",
     "create_plugin",
     "list_plugins",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from graphkit.errors import InputError, nearest
 from graphkit.tasks.base import Task
+from graphkit.tasks.ctr import ClickTask
 from graphkit.tasks.graph import GraphTask
 from graphkit.tasks.link import LinkTask
 from graphkit.tasks.link_batches import LinkBatch
@@ -20,8 +21,15 @@ from graphkit.tasks.losses import (
     weighted_cross_entropy,
 )
 from graphkit.tasks.node import NodeTask
+from graphkit.tasks.recommendation import RecommendationTask
 
-_BY_LEVEL: dict[str, type[Task]] = {"graph": GraphTask, "node": NodeTask, "link": LinkTask}
+_BY_LEVEL: dict[str, type[Task]] = {
+    "ctr": ClickTask,
+    "graph": GraphTask,
+    "node": NodeTask,
+    "link": LinkTask,
+    "recommendation": RecommendationTask,
+}
 
 
 def create_task(dataset: Any, **options: Any) -> Task:
@@ -30,7 +38,8 @@ def create_task(dataset: Any, **options: Any) -> Task:
     Args:
         dataset: a :class:`graphkit.data.GraphDataset`.
         **options: those of the task of this level: ``loss`` and ``batch_size`` for graphs and
-            nodes, for links see :class:`LinkTask`.
+            nodes, for links see :class:`LinkTask`, for users and items
+            :class:`RecommendationTask`.
 
     Raises:
         InputError: an option is unknown or does not fit, or the level has no task yet.
@@ -56,10 +65,12 @@ def create_task(dataset: Any, **options: Any) -> Task:
 
 
 __all__ = [
+    "ClickTask",
     "GraphTask",
     "LinkBatch",
     "LinkTask",
     "NodeTask",
+    "RecommendationTask",
     "Task",
     "batch_class_weights",
     "bce_with_logits",

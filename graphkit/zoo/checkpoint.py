@@ -279,7 +279,16 @@ def _check_fit(
     config_path: Path,
     weights_path: Path,
 ) -> None:
-    expected = _create(config, config_path, torch.device("meta")).state_dict()
+    model = _create(config, config_path, torch.device("meta"))
+    lay_out = getattr(model, "lay_out", None)
+    if lay_out is not None:
+        # Compressed tables are as large as the training pairs made them.
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                lay_out({name: shape for name, (shape, _) in shapes.items()})
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{weights_path}: {error}") from None
+    expected = model.state_dict()
     missing = [k for k in expected if k not in shapes]
     foreign = [k for k in shapes if k not in expected]
     if missing or foreign:

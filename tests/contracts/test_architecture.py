@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "models": MODELS,
     "data": DATA,
     "tasks": TASKS,
-    "plugins": {"ops", "plugins", "train.hooks"},
+    "plugins": {"ops", "nn", "plugins", "train.hooks"},
     "train": TASKS | {"plugins", "train"},
 }
 TOP = {"cli"}  # nobody below may import these

@@ -1,0 +1,59 @@
+"""DLRM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphkit.models.ctr.base import ClickModel, mlp
+from graphkit.models.registry import register_model
+
+
+@register_model("dlrm")
+class DLRM(ClickModel):
+    r"""DLRM: vectors and the perceptrons of dense features side by side, then a perceptron.
+
+    Naumov et al., 2019 (arXiv 1906.00091), in the form of GraphHash (arXiv 2412.17245), which has
+    no layer of pairwise products.
+
+    Args:
+        num_users, num_items, dim, contexts, user_features, item_features, table: see
+            :class:`ClickModel`.
+
+    Shapes:
+        - **users, items:** int64 ``[B]`` of the batch, and its contexts and features
+        - **output:** ``[B]`` logits
+
+    Example:
+        >>> from graphkit.data.ctr import ClickBatch
+        >>> ids = torch.tensor([0, 1, 2])
+        >>> model = DLRM(num_users=5, num_items=4, dim=8)
+        >>> model(ClickBatch(ids, ids)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        dim: int = 64,
+        contexts: Sequence[int] = (),
+        user_features: int = 0,
+        item_features: int = 0,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(num_users, num_items, dim, contexts, user_features, item_features, table)
+        towers = {"user": user_features, "item": item_features}
+        self.towers = nn.ModuleList(mlp(size, 2 * dim, dim, 2) for size in towers.values() if size)
+        parts = 2 + len(contexts) + len(self.towers)
+        self.out = mlp(parts * dim, 2 * dim, 1, 2)
+
+    def forward(self, batch: Any) -> Tensor:
+        dense = [
+            tower(value) for tower, value in zip(self.towers, self.features(batch), strict=True)
+        ]
+        logits: Tensor = self.out(torch.cat([*self.vectors(batch), *dense], dim=1))
+        return logits[:, 0]
