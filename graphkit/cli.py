@@ -316,6 +316,48 @@ def zoo_save(
 
 
 @app.command()
+def embed(
+    graph: Annotated[str, typer.Argument(help="A file of edges, or a data set of one graph.")],
+    out: Annotated[Path, typer.Option(help="The vectors, .npz or .safetensors.")] = Path(
+        "embedding.npz"
+    ),
+    dim: Annotated[int, typer.Option(help="Numbers per node.")] = 512,
+    variant: Annotated[str, typer.Option(help="paper or gds.")] = "paper",
+    weights: Annotated[
+        str | None, typer.Option(help="Of the powers 1, 2, ...: 0,0,7.81,45.28")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Exponent of the degrees.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random projection.")] = 42,
+    directed: Annotated[bool, typer.Option("--directed", help="Keep edges one-way.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--map", help="Also draw the nodes on a plane: a .png or .svg.")
+    ] = None,
+) -> None:
+    """Embed the nodes of a graph by FastRP, without training."""
+    from graphkit.models import FastRP
+    from graphkit.results import embedding as embeddings
+    from graphkit.results.progress import counting
+
+    try:
+        numbers = None if weights is None else [float(w) for w in weights.split(",")]
+    except ValueError:
+        raise InputError(f"weights: {weights!r}, wanted numbers with commas between") from None
+    model = FastRP(dim, variant=variant, weights=numbers, beta=beta, seed=seed)
+    if out.suffix not in (".npz", ".safetensors"):  # before the work
+        raise InputError(f"out: {out.name}, wanted a name that ends in .npz or .safetensors")
+    with counting("edges read") as tell:
+        csr, ids = embeddings.read_any_graph(graph, undirected=not directed, progress=tell)
+    with counting("products") as tell:
+        model.set_params(progress=tell)
+        found = model.fit_transform(csr)
+    embeddings.save_embedding(out, ids, found)
+    typer.echo(f"{out}: {found.size(0):,} nodes x {found.size(1)}")
+    if picture is not None:
+        embeddings.draw_map(csr, found, picture, seed=seed)
+        typer.echo(str(picture))
+
+
+@app.command()
 def plot(
     folders: Annotated[list[Path], typer.Argument(help="Run folders to draw together.")],
     out: Annotated[Path, typer.Option(help="The picture, .png or .svg.")] = Path("curves.png"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -198,3 +199,20 @@ def readable(size: int | float | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} GiB"
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[..., None]]:
+    """A counter on a terminal for work that tells ``done`` and, if it knows, ``total``.
+
+    Example:
+        >>> with counting("edges read") as tell:
+        ...     tell(5)
+        ...     tell(10, 10)
+    """
+    with Progress(
+        TextColumn(what), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn(),
+        console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(what, total=None)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
