@@ -24,6 +24,7 @@ from graphkit.ops.neighbor_sample import (
 )
 from graphkit.ops.random_walk import random_walk
 from graphkit.ops.rows import is_symmetric, sorted_rows
+from graphkit.ops.sampled_logistic import sampled_logistic
 from graphkit.ops.selective_scan import selective_scan
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "linear",
     "neighbor_sample",
     "random_walk",
+    "sampled_logistic",
     "segment",
     "sorted_rows",
     "topological_levels",

@@ -8,6 +8,7 @@
 #include "gated.h"
 #include "intersect_find.h"
 #include "linear.h"
+#include "sampled_logistic_sweep.h"
 #include "selective_scan_backward.h"
 
 namespace graphkit {
@@ -100,6 +101,14 @@ Fault run_selective_scan_backward(const SelectiveScanBackward &b) {
   });
 }
 
+Fault run_sampled_logistic(const SampledLogistic &a) {
+  return with_compute(a.dtype, [&](auto c) {
+    using C = decltype(c);
+    return a.id_bits == 32 ? SampledLogisticKernel<C, int32_t>(a).run()
+                           : SampledLogisticKernel<C, int64_t>(a).run();
+  });
+}
+
 std::unique_ptr<FoundEntries> run_intersect_rows(const IntersectRows &a, bool keep, bool keep_b) {
   if (a.a.index_bits == 32) return std::make_unique<Found<int32_t>>(a, keep, keep_b);
   return std::make_unique<Found<int64_t>>(a, keep, keep_b);
@@ -132,6 +141,7 @@ const Kernels GRAPHKIT_JOIN(kernels_, GRAPHKIT_ISA) = {
     run_dense_gradient,
     run_selective_scan_forward,
     run_selective_scan_backward,
+    run_sampled_logistic,
     run_intersect_rows,
 };
 

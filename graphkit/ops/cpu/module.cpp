@@ -24,6 +24,7 @@ void bind_sampling(nb::module_ &m);  // sampling_module.cpp
 void bind_intersect(nb::module_ &m);  // intersect_module.cpp
 void bind_levels(nb::module_ &m);  // levels_module.cpp
 void bind_linear(nb::module_ &m);  // linear_module.cpp
+void bind_sampled_logistic(nb::module_ &m);  // sampled_logistic_module.cpp
 void bind_selective_scan(nb::module_ &m);  // selective_scan_module.cpp
 }
 
@@ -360,6 +361,7 @@ NB_MODULE(_cpu, m) {
   bind_intersect(m);
   bind_levels(m);
   bind_linear(m);
+  bind_sampled_logistic(m);
   bind_selective_scan(m);
   m.def("batch_norm_forward", &batch_norm_forward);
   m.def("batch_norm_backward", &batch_norm_backward);
