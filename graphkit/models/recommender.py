@@ -1,0 +1,252 @@
+"""What recommenders share: tables of users and items, scores of blocks, what a step wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from graphkit.errors import InputError, nearest
+from graphkit.nn.embedding import make_table, materialize, needs_graph, resolve
+from graphkit.ops.top_items import top_items
+
+if TYPE_CHECKING:
+    from graphkit.data.interactions import Interactions
+
+Scorer = Callable[[Tensor], Tensor]
+_KINDS = ("pairs", "users", "full")
+_BLOCK = 1 << 22  # scores that are looked at together
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a model wants to see in one training step.
+
+    Attributes:
+        kind: ``pairs``: every training pair once per epoch, in batches. ``users``: as many draws
+            as there are pairs, a user uniformly, then one of its items (LightGCN). ``full``: all
+            pairs in one step per epoch.
+        num_negatives: items drawn for each pair, uniformly with replacement; 0 for none.
+        shared: one set of negatives for the whole batch.
+        exclude_positives: negatives are items without a training pair with the user.
+    """
+
+    kind: Literal["pairs", "users", "full"] = "pairs"
+    num_negatives: int = 1
+    shared: bool = False
+    exclude_positives: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise InputError(
+                f"kind: {self.kind!r} is not one of {', '.join(_KINDS)}{nearest(self.kind, _KINDS)}"
+            )
+        if self.num_negatives < 0:
+            raise InputError(f"num_negatives: {self.num_negatives}, wanted at least 0")
+        if self.shared and self.exclude_positives:
+            raise InputError("shared: one set for all users cannot leave out those of each")
+
+
+@dataclass
+class InteractionBatch:
+    """Training pairs and the items they are compared with.
+
+    Attributes:
+        users: int64 ``[B]``.
+        items: int64 ``[B]``.
+        negatives: int64 ``[B, N]``, ``[N]`` where the batch shares them, or ``None``.
+        split: ``train``; ``valid`` and ``test`` batches are empty and stand for the whole split.
+    """
+
+    users: Tensor
+    items: Tensor
+    negatives: Tensor | None = None
+    split: str = "train"
+
+    @property
+    def num_graphs(self) -> int:
+        """Number of pairs: the weight of this batch in the loss of an epoch."""
+        return self.users.numel()
+
+    def to(self, device: torch.device | str) -> InteractionBatch:
+        """The batch on a device."""
+        moved = {
+            f.name: getattr(self, f.name).to(device)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+class Recommender(nn.Module):
+    r"""Scores items for users; the base of all recommenders.
+
+    A model whose score is a dot product gives :meth:`representations`; any other overrides
+    :meth:`scorer`. It says in ``sampling`` what a step wants and turns it into a scalar in
+    :meth:`training_loss`.
+
+    Args:
+        num_users: ``U``.
+        num_items: ``I``.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    name: str
+    sampling = Sampling()
+
+    def __init__(self, num_users: int, num_items: int) -> None:
+        super().__init__()
+        for name, size in (("num_users", num_users), ("num_items", num_items)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"{name}: {size!r}, wanted an integer of at least 1")
+        self.num_users, self.num_items = num_users, num_items
+        self.config: dict[str, Any] = {"num_users": num_users, "num_items": num_items}
+        self.interactions: Interactions | None = None
+        self._tables: dict[str, tuple[Any, ...]] = {}
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def add_table(
+        self,
+        name: str,
+        side: Literal["user", "item"],
+        dim: int,
+        spec: dict[str, Any] | None,
+        init: Callable[[Tensor], Any],
+    ) -> None:
+        """Make the embedding table ``self.<name>`` of one side.
+
+        A table whose layout follows from the training pairs is made by :meth:`prepare`.
+        """
+        setattr(self, name, None)
+        if needs_graph(spec):
+            self._tables[name] = (side, dim, spec, init)
+            return
+        rows = self.num_users if side == "user" else self.num_items
+        setattr(self, name, make_table(rows, dim, spec, init=init))
+
+    def rows(self, name: str) -> Tensor:
+        """All vectors of a table.
+
+        Raises:
+            InputError: the table waits for :meth:`prepare`.
+        """
+        table = getattr(self, name)
+        if table is None:
+            raise InputError(f"{name}: its layout needs the training pairs; call prepare() first")
+        return materialize(table)
+
+    def prepare(self, interactions: Interactions) -> None:
+        """Take the training pairs; called before training and before weights are loaded.
+
+        What a subclass derives from them (degrees, normalised graphs) it makes here, after calling
+        this one. A second call with the same pairs changes nothing that is learnt.
+
+        Raises:
+            InputError: other numbers of users or items than the model was made for.
+        """
+        found = (interactions.num_users, interactions.num_items)
+        if found != (self.num_users, self.num_items):
+            raise InputError(
+                f"interactions: {found[0]} users and {found[1]} items, but the model was made for "
+                f"{self.num_users} and {self.num_items}"
+            )
+        for name, (side, dim, spec, init) in self._tables.items():
+            rows = self.num_users if side == "user" else self.num_items
+            codes = resolve(spec, interactions, side)
+            setattr(self, name, make_table(rows, dim, spec, init=init, codes=codes))
+        self._tables = {}
+        self.interactions = interactions
+
+    def prepared(self) -> Interactions:
+        """The training pairs.
+
+        Raises:
+            InputError: there are none yet.
+        """
+        if self.interactions is None:
+            raise InputError(
+                f"{type(self).__name__}: no training pairs yet; call prepare(interactions) first"
+            )
+        return self.interactions
+
+    # -- scores -----------------------------------------------------------------------------------
+
+    def representations(self) -> tuple[Tensor, Tensor]:
+        """Final vectors of all users ``[U, d]`` and items ``[I, d]``; their dot is the score.
+
+        Raises:
+            InputError: the score of this model is no dot product.
+        """
+        raise InputError(f"{type(self).__name__}: its score is no dot product of two vectors")
+
+    def scorer(self) -> Scorer:
+        """A function from users int64 ``[B]`` to scores ``[B, I]``.
+
+        What does not depend on the users is computed once, here.
+        """
+        users, items = self.representations()
+        columns = items.t()
+        return lambda ids: users[ids] @ columns
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Scores ``[B, I]`` of all items for users int64 ``[B]``."""
+        return self.scorer()(users)
+
+    def training_loss(self, batch: InteractionBatch) -> Tensor:
+        """The scalar loss of one step."""
+        raise NotImplementedError
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores ``[B]`` of pairs."""
+        left, right = self.representations()
+        return (left[users] * right[items]).sum(-1)
+
+    def recommend(
+        self, user_ids: Tensor | list[int], k: int = 20, exclude_seen: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The best items of users, best first.
+
+        Args:
+            user_ids: ``[B]``.
+            k: how many items.
+            exclude_seen: leave out what the user has a training pair with.
+
+        Returns:
+            Items int64 ``[B, k]`` and their scores ``[B, k]``.
+
+        Raises:
+            InputError: ids out of range, fewer than ``k`` items left for a user, or no training
+                pairs to exclude.
+        """
+        ids = torch.as_tensor(user_ids, dtype=torch.int64).reshape(-1)
+        if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < self.num_users):
+            raise InputError(
+                f"user_ids: {int(ids.min())}..{int(ids.max())}, wanted 0..{self.num_users - 1}"
+            )
+        seen = self.prepared() if exclude_seen else None
+        was_training = self.training
+        self.eval()
+        items, values = [], []
+        try:
+            with torch.no_grad():
+                score = self.scorer()
+                for block in ids.split(max(_BLOCK // self.num_items, 1)):
+                    out = score(block)
+                    masked = None if seen is None else seen.seen(block)
+                    best = top_items(out, k, masked)
+                    items.append(best)
+                    values.append(out.gather(1, best))
+        finally:
+            self.train(was_training)
+        if not items:
+            return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k)
+        return torch.cat(items), torch.cat(values)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_users} users, {self.num_items} items)"
