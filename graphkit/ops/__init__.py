@@ -5,6 +5,7 @@ from graphkit.ops.aggregate_native import MESSAGES, REDUCES
 from graphkit.ops.attention import attention
 from graphkit.ops.backends import available, backend, current
 from graphkit.ops.batch_norm import batch_norm
+from graphkit.ops.cooccurrence import cooccurrence
 from graphkit.ops.csr import CSR
 from graphkit.ops.degree_scalers import SCALERS, average_degrees
 from graphkit.ops.edge_softmax import edge_softmax
@@ -44,6 +45,7 @@ __all__ = [
     "backend",
     "batch_norm",
     "common_neighbors",
+    "cooccurrence",
     "current",
     "edge_softmax",
     "ego_subgraphs",

@@ -56,7 +56,8 @@ def sampled_logistic(
         item: ``[I, d]`` rows :math:`e_i`.
         users: ``[B]`` users of the pairs, int32 or int64.
         items: ``[B]`` their items.
-        negatives: ``[B, N]`` items that count as negatives of each pair, or ``[N]`` for all.
+        negatives: ``[B, N]`` items that count as negatives of each pair, or ``[N]`` for all; none
+            with ``N = 0``.
         beta_user: ``[U]`` values :math:`\beta_u`; without them :math:`\beta` is zero.
         beta_item: ``[I]`` values :math:`\beta_i`.
         weights: :math:`w_1, w_2, w_3, w_4`.
@@ -154,8 +155,6 @@ def _check(
         raise InputError(
             f"negatives: shape {list(negatives.shape)}, wanted [{users.numel()}, N] or [N]"
         )
-    if not negatives.size(-1):
-        raise InputError(f"negatives: shape {list(negatives.shape)}, wanted one at least per pair")
     for name, ids in (("items", items), ("negatives", negatives)):
         if ids.dtype != users.dtype:
             raise InputError(f"{name}: dtype {ids.dtype}, wanted {users.dtype} as users")

@@ -21,6 +21,7 @@ using namespace graphkit;
 
 namespace graphkit {
 void bind_sampling(nb::module_ &m);  // sampling_module.cpp
+void bind_cooccurrence(nb::module_ &m);  // cooccurrence.cpp
 void bind_intersect(nb::module_ &m);  // intersect_module.cpp
 void bind_levels(nb::module_ &m);  // levels_module.cpp
 void bind_linear(nb::module_ &m);  // linear_module.cpp
@@ -358,6 +359,7 @@ NB_MODULE(_cpu, m) {
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
   bind_sampling(m);
+  bind_cooccurrence(m);
   bind_intersect(m);
   bind_levels(m);
   bind_linear(m);
