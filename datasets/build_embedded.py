@@ -1,4 +1,4 @@
-"""Make the embedded sets: `python datasets/build_embedded.py [folder]` writes the four npz files.
+"""Make the embedded sets: `python datasets/build_embedded.py [folder]` writes the npz files.
 
 Everything is drawn from fixed seeds, so that the arrays are the same on each run.
 """
@@ -207,11 +207,35 @@ def demo_link(nodes: int = 300, blocks: int = 6, features: int = 8) -> dict[str,
     }
 
 
+def demo_rec() -> dict[str, np.ndarray]:
+    """200 users and 150 items in 5 groups; items of one's own group, and popular ones, are liked."""
+    rng = np.random.default_rng(11)
+    users, items, groups = 200, 150, 5
+    taste, kind = rng.integers(0, groups, users), np.arange(items) % groups
+    popular = rng.pareto(2.5, items) + 0.2
+    train, test = [], []
+    for user in range(users):
+        weight = popular * np.where(kind == taste[user], 12.0, 1.0)
+        count = int(rng.integers(8, 25))
+        liked = rng.choice(items, size=count, replace=False, p=weight / weight.sum())
+        held = max(count // 5, 1)
+        test += [(user, item) for item in sorted(liked[:held])]
+        train += [(user, item) for item in sorted(liked[held:])]
+    return {
+        "num_nodes": np.array([1], dtype=np.int32),
+        "num_edges": np.array([0], dtype=np.int32),
+        "edge_index": np.zeros((2, 0), dtype=np.int16),
+        "link/train/edge": np.array(train, dtype=np.int16).T,
+        "link/test/edge": np.array(test, dtype=np.int16).T,
+    }
+
+
 SETS = {
     "demo": demo,
     "demo-regression": demo_regression,
     "demo-node": demo_node,
     "demo-link": demo_link,
+    "demo-rec": demo_rec,
 }
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from graphkit.data.cards import DatasetCard, card, names
 from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scipy
 from graphkit.data.dataset import GraphDataset
+from graphkit.data.interactions import Interactions
 from graphkit.data.load import load
 from graphkit.data.loader import GraphLoader
 from graphkit.data.own import from_graphs
 from graphkit.data.packed import PackedGraphs
+from graphkit.data.recsys import RecommendationDataset, from_interactions
 
 if TYPE_CHECKING:
     from graphkit.data.neighbor_sampler import (
@@ -30,15 +32,18 @@ __all__ = [
     "DatasetCard",
     "GraphDataset",
     "GraphLoader",
+    "Interactions",
     "LinkNeighborLoader",
     "NeighborLoader",
     "NeighborSampler",
     "PackedGraphs",
     "RandomWalkLoader",
+    "RecommendationDataset",
     "card",
     "from_csv",
     "from_edges",
     "from_graphs",
+    "from_interactions",
     "from_networkx",
     "from_scipy",
     "load",

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphkit.errors import CorruptFileError, DatasetNotFoundError, nearest
 
-Level = Literal["graph", "node", "link"]
-TaskType = Literal["binary", "multilabel", "multiclass", "regression", "link", "subtoken"]
+Level = Literal["graph", "node", "link", "recommendation"]
+TaskType = Literal[
+    "binary", "multilabel", "multiclass", "regression", "link", "subtoken", "ranking"
+]
 
 
 class Download(BaseModel):

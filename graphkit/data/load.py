@@ -36,6 +36,7 @@ _READERS = {
     "hgb": "graphkit.data.hgb",
     "robust": "graphkit.data.robust",
     "seal": "graphkit.data.seal",
+    "recsys": "graphkit.data.recsys",
 }
 
 Reader = Callable[..., Parsed]
@@ -107,7 +108,7 @@ def load(
 
     card = read_card(name)
     reader = _reader(card)
-    accepted = dict(getattr(reader, "OPTIONS", {}))
+    accepted = _options(card, reader)
     for key in options:
         if key not in accepted:
             known = [*accepted, "transforms", "split", "split_seed", "download", "cache"]
@@ -115,6 +116,8 @@ def load(
                 f"{key}: {card.name} has no such option{nearest(key, known)}; options: {known}"
             )
     chosen = {**accepted, **{k: v for k, v in card.options.items() if k in accepted}, **options}
+    if card.level == "recommendation":
+        chosen = {}  # they decide how the pairs are looked at, not what is read
     steps = [create_transform(step) for step in transforms]
     try:
         source = find(card, root)
@@ -138,6 +141,8 @@ def load(
     # An embedded set is parsed faster than a cache file is opened.
     plain = cache and card.reader != "embedded"
     parsed = cached(card.name, cache_key(**identity), _build) if plain else _build()
+    if card.level == "recommendation":
+        return _recommendation(card, parsed, source.sha256, options, steps, split, split_seed)
     links_drawn = "link_protocol" in parsed.info
     if card.level == "link" and split_seed is not None and not links_drawn:
         raise InputError(
@@ -172,6 +177,25 @@ def load(
     if split is not None:
         dataset.select_split(split)
     return dataset
+
+
+def _options(card: DatasetCard, reader: Any) -> dict[str, Any]:
+    if card.level == "recommendation":
+        from graphkit.data.recsys import OPTIONS
+
+        return dict(OPTIONS)
+    return dict(getattr(reader, "OPTIONS", {}))
+
+
+def _recommendation(
+    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], steps: Sequence[Any],
+    split: int | None, split_seed: int | None,
+) -> GraphDataset:
+    from graphkit.data import recsys
+
+    if steps or split is not None:
+        raise InputError(f"transforms, split: {card.name} has users and items, leave them out")
+    return recsys.build(card, parsed, sha256, options, split_seed or 0)
 
 
 def _with_links(

@@ -1,22 +1,34 @@
 """Models: one file or package per paper, plain modules with JSON-serialisable arguments."""
 
+from graphkit.models.light_gcn import LightGCN
 from graphkit.models.link_heuristics import LinkHeuristic
+from graphkit.models.matrix_factorization import MatrixFactorization
 from graphkit.models.mpnn_vn import MPNNVN
 from graphkit.models.ncn import NCN, TrainingEdges
+from graphkit.models.neu_mf import NeuMF
 from graphkit.models.node_estimator import NodeEstimator
+from graphkit.models.popularity import MostPop
 from graphkit.models.prognn import ProGNN, ProGNNLowRank
+from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 from graphkit.models.robust_gnn import RobustGNN
 from graphkit.models.stable import Stable
 
 __all__ = [
+    "InteractionBatch",
+    "LightGCN",
     "LinkHeuristic",
     "MPNNVN",
+    "MatrixFactorization",
+    "MostPop",
     "NCN",
+    "NeuMF",
     "ProGNN",
     "ProGNNLowRank",
     "NodeEstimator",
+    "Recommender",
     "RobustGNN",
+    "Sampling",
     "Stable",
     "TrainingEdges",
     "create_model",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
 from graphkit.nn.embedding import make_table, materialize, needs_graph, resolve
-from graphkit.ops.top_items import top_items
+from graphkit.ops.ranking import top_items
 
 if TYPE_CHECKING:
     from graphkit.data.interactions import Interactions

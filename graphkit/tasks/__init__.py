@@ -20,8 +20,14 @@ from graphkit.tasks.losses import (
     weighted_cross_entropy,
 )
 from graphkit.tasks.node import NodeTask
+from graphkit.tasks.recommendation import RecommendationTask
 
-_BY_LEVEL: dict[str, type[Task]] = {"graph": GraphTask, "node": NodeTask, "link": LinkTask}
+_BY_LEVEL: dict[str, type[Task]] = {
+    "graph": GraphTask,
+    "node": NodeTask,
+    "link": LinkTask,
+    "recommendation": RecommendationTask,
+}
 
 
 def create_task(dataset: Any, **options: Any) -> Task:
@@ -30,7 +36,8 @@ def create_task(dataset: Any, **options: Any) -> Task:
     Args:
         dataset: a :class:`graphkit.data.GraphDataset`.
         **options: those of the task of this level: ``loss`` and ``batch_size`` for graphs and
-            nodes, for links see :class:`LinkTask`.
+            nodes, for links see :class:`LinkTask`, for users and items
+            :class:`RecommendationTask`.
 
     Raises:
         InputError: an option is unknown or does not fit, or the level has no task yet.
@@ -60,6 +67,7 @@ __all__ = [
     "LinkBatch",
     "LinkTask",
     "NodeTask",
+    "RecommendationTask",
     "Task",
     "batch_class_weights",
     "bce_with_logits",

@@ -167,13 +167,13 @@ class EvalLinks:
         make: returns the batch.
     """
 
-    def __init__(self, make: Callable[[], LinkBatch]) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
 
     def __len__(self) -> int:
         return 1
 
-    def __iter__(self) -> Iterator[LinkBatch]:
+    def __iter__(self) -> Iterator[Any]:
         yield self._make()
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,0 +1,182 @@
+"""Batches of user-item pairs with negatives; order and draws follow from seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphkit.data.link_split import seeded
+from graphkit.data.loader import epoch_permutation
+from graphkit.errors import InputError
+from graphkit.models.recommender import InteractionBatch, Sampling
+
+if TYPE_CHECKING:
+    from graphkit.data.interactions import Interactions
+
+
+def draw_negatives(
+    pairs: Interactions, users: Tensor, number: int, generator: torch.Generator
+) -> Tensor:
+    """Draw items that a user has no pair with, uniformly and with replacement.
+
+    Args:
+        pairs: what is positive.
+        users: int64 ``[B]``; none of them may have a pair with every item.
+        number: how many for each user.
+        generator: decides the draw.
+
+    Shapes:
+        - **out:** int64 ``[B, number]``
+
+    Example:
+        >>> from graphkit.data.interactions import Interactions
+        >>> pairs = Interactions(torch.tensor([[0, 0, 1], [0, 1, 2]]))
+        >>> draw_negatives(pairs, torch.tensor([0, 0]), 2, torch.Generator()).tolist()
+        [[2, 2], [2, 2]]
+    """
+    shape = (users.numel(), number)
+    drawn = torch.randint(pairs.num_items, shape, generator=generator).view(-1)
+    again = torch.arange(drawn.numel())
+    owner = users.repeat_interleave(number)
+    while again.numel():
+        again = again[pairs.contains(owner[again], drawn[again])]
+        drawn[again] = torch.randint(pairs.num_items, (again.numel(),), generator=generator)
+    return drawn.view(shape)
+
+
+class TrainInteractions:
+    """Batches of training pairs as a model's :class:`~graphkit.models.Sampling` asks for them.
+
+    The last, smaller batch is kept. Every batch draws from a generator of its own, so a position
+    within an epoch is all that a checkpoint needs.
+
+    Args:
+        pairs: the training pairs.
+        sampling: what the model wants.
+        batch_size: pairs per batch of one worker; not read for ``full``.
+        shuffle: a new order each epoch (``pairs``).
+        seed: with the epoch, decides order and draws.
+        rank: this process, of ``world_size``.
+        world_size: processes that share each batch.
+
+    Raises:
+        InputError: sizes out of range, or a user who has a pair with every item and needs one
+            that is none.
+    """
+
+    def __init__(
+        self,
+        pairs: Interactions,
+        sampling: Sampling,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size: must be at least 1, got {batch_size}")
+        if pairs.num_pairs < world_size:
+            raise InputError(f"pairs: {pairs.num_pairs}, fewer than {world_size} workers")
+        rejects = sampling.num_negatives > 0 and (
+            sampling.exclude_positives or sampling.kind == "users"
+        )
+        if rejects and int(pairs.user_degree.max()) >= pairs.num_items:
+            user = int(pairs.user_degree.argmax())
+            raise InputError(
+                f"exclude_positives: user {user} has a pair with each of the {pairs.num_items} "
+                "items; no negative is left for it"
+            )
+        self.pairs, self.sampling, self.rejects = pairs, sampling, rejects
+        self.whole = pairs.num_pairs if sampling.kind == "full" else batch_size * world_size
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.position = self._resume = 0
+
+    def __len__(self) -> int:
+        # Users without pairs are skipped, so an epoch of kind "users" may end before that.
+        whole, rest = divmod(self.pairs.num_pairs, self.whole)
+        return whole + (rest >= self.world_size)
+
+    def _epoch_pairs(self) -> tuple[Tensor, Tensor]:
+        if self.sampling.kind == "users":
+            return self._epoch_draws()
+        users, items = self.pairs.edge_index
+        if self.sampling.kind == "pairs" and self.shuffle:
+            order = epoch_permutation(self.pairs.num_pairs, self.seed, self.epoch)
+            users, items = users[order], items[order]
+        return users, items
+
+    def _epoch_draws(self) -> tuple[Tensor, Tensor]:
+        """Users uniformly, and one of the items of each; users without items are skipped."""
+        pairs = self.pairs
+        generator = seeded(self.seed, self.epoch, 0x05E2)
+        users = torch.randint(pairs.num_users, (pairs.num_pairs,), generator=generator)
+        place = torch.rand(pairs.num_pairs, dtype=torch.float64, generator=generator)
+        degree = pairs.user_degree[users]
+        inside = torch.minimum((place * degree).long(), degree - 1)
+        some = degree > 0
+        users = users[some]
+        return users, pairs.edge_index[1, pairs.ptr[users] + inside[some]]
+
+    def _negatives(self, users: Tensor, number: int) -> Tensor | None:
+        sampling = self.sampling
+        if not sampling.num_negatives:
+            return None
+        generator = seeded(self.seed, self.epoch, number, 0x4E)
+        if self.rejects:
+            return draw_negatives(self.pairs, users, sampling.num_negatives, generator)
+        shape = (sampling.num_negatives,)
+        if not sampling.shared:
+            shape = (users.numel(), *shape)  # type: ignore[assignment]
+        return torch.randint(self.pairs.num_items, shape, generator=generator)
+
+    def __iter__(self) -> Iterator[InteractionBatch]:
+        users, items = self._epoch_pairs()
+        start, self._resume = self._resume, 0
+        self.position = start
+        for number in range(start, len(self)):
+            chosen = slice(number * self.whole, (number + 1) * self.whole)
+            own_users, own_items = users[chosen], items[chosen]
+            if own_users.numel() < self.world_size:
+                break
+            negatives = self._negatives(own_users, number)
+            # Before it is handed out: a state taken while the batch is in use points behind it.
+            self.position = number + 1
+            mine = slice(self.rank, None, self.world_size)
+            if negatives is not None and not self.sampling.shared:
+                negatives = negatives[mine]
+            yield InteractionBatch(own_users[mine], own_items[mine], negatives)
+        self.epoch += 1
+        self.position = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to run next; a position inside another epoch is dropped."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._resume = int(epoch), 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, position within it, and what decides order and draws."""
+        return {
+            "epoch": self.epoch, "position": self.position, "seed": self.seed,
+            "batch_size": self.whole, "num_pairs": self.pairs.num_pairs,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where ``state`` was taken.
+
+        Raises:
+            InputError: the state belongs to another batch size or number of pairs.
+        """
+        for key, own in (("batch_size", self.whole), ("num_pairs", self.pairs.num_pairs)):
+            if state.get(key, own) != own:
+                raise InputError(f"{key}: the saved position has {state[key]}, this loader {own}")
+        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
+        self.position = self._resume = int(state["position"])
+
+    def __repr__(self) -> str:
+        return f"TrainInteractions({len(self)} batches of {self.whole}, seed {self.seed})"
