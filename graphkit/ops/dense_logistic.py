@@ -106,7 +106,7 @@ def _sweep(
             ends = torch.tensor([begin, begin + rows.size(0)], device=user.device)
             first, last = torch.searchsorted(excluded[0], ends).tolist()
             weight[excluded[0][first:last] - begin, excluded[1][first:last]] = 0
-        total += (F.softplus(scores) * weight).sum(dtype=torch.float64)
+        total -= (F.logsigmoid(-scores) * weight).sum(dtype=torch.float64)
         if grad_user is not None and grad_item is not None:
             weight.mul_(scores.sigmoid_())
             torch.mm(weight, item, out=grad_user[here])

@@ -23,7 +23,7 @@ def sampled_logistic(
     decay: float,
 ) -> Tensor:
     """Return the loss; autograd has its gradients."""
-    w1, w2, w3, w4 = weights
+    w1, w2, w3, w4 = weights  # of log(1 + e^x), which F.softplus rounds off beyond 20
     users, items = users.long(), items.long()
     negatives = negatives.long().expand(users.numel(), -1)
     e = user[users]
@@ -35,15 +35,15 @@ def sampled_logistic(
         return beta_user[users].view(shape) * beta_item[others]
 
     positive = (e * item[items]).sum(-1)
-    loss = ((w1 + w2 * beta(items)) * F.softplus(-positive)).sum()
+    loss = ((w1 + w2 * beta(items)) * -F.logsigmoid(positive)).sum()
     if negatives.size(1):
         scores = (e[:, None] * item[negatives]).sum(-1)
-        each = (w3 + w4 * beta(negatives)) * F.softplus(scores)
+        each = (w3 + w4 * beta(negatives)) * -F.logsigmoid(-scores)
         loss = loss + negative_weight * each.sum() / negatives.size(1)
     if neighbours is not None and neighbour_weights is not None:
         near = neighbours[items].long()
         scores = (e[:, None] * item[near]).sum(-1)
-        loss = loss + neighbour_scale * (neighbour_weights[items] * F.softplus(-scores)).sum()
+        loss = loss + neighbour_scale * (neighbour_weights[items] * -F.logsigmoid(scores)).sum()
     if decay:
         loss = loss + decay / 2 * (user.square().sum() + item.square().sum())
     return loss

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from graphkit.errors import InputError
 from graphkit.ops import backends, cpu, reference_sampled_logistic
@@ -317,13 +316,26 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*output[1:])
 
 
-_logistic.register_autograd(
-    lambda ctx, grad, *_: (
-        *(None if grad is None else found * grad for found in ctx.saved_tensors),
-        *[None] * 9,
-    ),
-    setup_context=_setup_context,
-)
+@torch.library.custom_op("graphkit::sampled_logistic_backward", mutates_args=())
+def _scaled(grad: Tensor, grad_user: Tensor, grad_item: Tensor) -> tuple[Tensor, Tensor]:
+    """An op, so that a second derivative is refused: it has no formula."""
+    return grad * grad_user, grad * grad_item
+
+
+@_scaled.register_fake
+def _(grad: Tensor, grad_user: Tensor, grad_item: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(grad_user), torch.empty_like(grad_item)
+
+
+def _gradients(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+    if grad is None:
+        return (None,) * 11
+    return *_scaled(grad, *ctx.saved_tensors), *[None] * 9
+
+
+_logistic.register_autograd(_gradients, setup_context=_setup_context)
+
+_TWICE = b"sampled_logistic: trying to differentiate its gradients, which go once only: not twice"
 
 
 class _Eager(torch.autograd.Function):
@@ -334,15 +346,15 @@ class _Eager(torch.autograd.Function):
         return (loss,)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        # The gradient of the loss by itself: what `loss.backward()` asks for.
+        # One is the gradient of the loss by itself: what `loss.backward()` asks for.
         scale = float(grad)
-        found = [
-            (t if scale == 1.0 else t * scale) if need else None
-            for t, need in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=False)
-        ]
-        return *found, *[None] * 9
+        found = [t if scale == 1.0 else t.detach() * scale for t in ctx.saved_tensors]
+        if torch.is_grad_enabled():  # the gradients of these are refused when they are asked for
+            refuse = torch._C._functions.DelayedError(_TWICE, len(found))  # type: ignore[attr-defined]
+            found = list(refuse(*(t.detach().requires_grad_() for t in found)))
+        need = ctx.needs_input_grad
+        return *(t if n else None for t, n in zip(found, need, strict=False)), *[None] * 9
 
 
 @_logistic.register_kernel("cuda")
