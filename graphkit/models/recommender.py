@@ -130,16 +130,21 @@ class Recommender(nn.Module):
         rows = self.num_users if side == "user" else self.num_items
         setattr(self, name, make_table(rows, dim, spec, init=init))
 
-    def rows(self, name: str) -> Tensor:
-        """All vectors of a table.
+    def table(self, name: str) -> nn.Module:
+        """A table of :meth:`add_table`.
 
         Raises:
-            InputError: the table waits for :meth:`prepare`.
+            InputError: it waits for :meth:`prepare`.
         """
         table = getattr(self, name)
         if table is None:
             raise InputError(f"{name}: its layout needs the training pairs; call prepare() first")
-        return materialize(table)
+        found: nn.Module = table
+        return found
+
+    def rows(self, name: str) -> Tensor:
+        """All vectors of a table, ``[n, d]``."""
+        return materialize(self.table(name))
 
     def prepare(self, interactions: Interactions) -> None:
         """Take the training pairs; called before training and before weights are loaded.

@@ -13,13 +13,15 @@ from graphkit.train.hooks import Scope, Stop, TrainerPlugin
 
 
 class EarlyStoppingPlugin(TrainerPlugin):
-    """H8: end the training after ``patience`` evaluations without improvement.
+    """H8: end the training after ``patience`` evaluations (or epochs) without improvement.
 
     Args:
-        patience: evaluations to wait for an improvement, at least 1.
+        patience: how long to wait for an improvement, at least 1.
         monitor: "metric" (the task's, in its own direction) or "loss" (lower is better), both of
             the validation split.
         min_delta: improvements smaller than this do not count.
+        counts: what patience is counted in: "evaluations", or "epochs", also those that are not
+            evaluated.
 
     Raises:
         PluginError: an argument is out of range.
@@ -33,6 +35,7 @@ class EarlyStoppingPlugin(TrainerPlugin):
         patience: int = 20,
         monitor: Literal["metric", "loss"] = "metric",
         min_delta: float = 0.0,
+        counts: Literal["evaluations", "epochs"] = "evaluations",
     ) -> None:
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise PluginError(f"early_stopping: patience must be an integer >= 1, got {patience!r}")
@@ -42,7 +45,12 @@ class EarlyStoppingPlugin(TrainerPlugin):
             )
         if not (math.isfinite(min_delta) and min_delta >= 0):
             raise PluginError(f"early_stopping: min_delta must be >= 0, got {min_delta}")
+        if counts not in ("evaluations", "epochs"):
+            raise PluginError(
+                f"early_stopping: counts must be 'evaluations' or 'epochs', got {counts!r}"
+            )
         self.patience, self.monitor, self.min_delta = patience, monitor, float(min_delta)
+        self.counts = counts
         self._start("valid_loss", maximize=False)
 
     def _start(self, key: str, maximize: bool) -> None:
@@ -52,9 +60,11 @@ class EarlyStoppingPlugin(TrainerPlugin):
 
     @property
     def config(self) -> dict[str, Any]:
-        return {
+        config: dict[str, Any] = {
             "patience": self.patience, "monitor": self.monitor, "min_delta": self.min_delta,
         }  # fmt: skip
+        # Left out where it says nothing, so that older checkpoints can be taken up.
+        return config if self.counts == "evaluations" else {**config, "counts": self.counts}
 
     def transform_model(self, model: nn.Module, data: Any) -> nn.Module:
         if self.monitor == "metric":
@@ -65,18 +75,18 @@ class EarlyStoppingPlugin(TrainerPlugin):
 
     def on_epoch_end(self, metrics: Mapping[str, Any]) -> Stop | None:
         value = metrics.get(self.key)
-        if value is None:  # not an epoch with evaluation
+        if value is None and (self.counts == "evaluations" or self.best is None):
             return None
-        gain = math.inf
-        if self.best is not None:
+        gain = -math.inf if value is None else math.inf
+        if value is not None and self.best is not None:
             gain = value - self.best if self.maximize else self.best - value
-        if gain > self.min_delta:
+        if value is not None and gain > self.min_delta:
             self.best, self.waited = float(value), 0
             return None
         self.waited += 1
         if self.waited < self.patience:
             return None
-        return Stop(f"{self.key} has not improved on {self.best:.6g} for {self.waited} evaluations")
+        return Stop(f"{self.key} has not improved on {self.best:.6g} for {self.waited} {self.counts}")
 
     def state_dict(self, scope: Scope) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited} if scope == "shared" else {}

@@ -89,11 +89,19 @@ class Optimizer(Section):
     groups: dict[str, OptimizerGroup] = {}
 
 
+class Evaluations(Section):
+    """Seldom at first, after every epoch later: see ``graphkit.train.schedule``."""
+
+    every: PositiveInt = 1
+    start: PositiveInt | None = None
+    until: PositiveInt | None = None
+
+
 class Training(Section):
     max_epochs: PositiveInt = 100
     batch_size: PositiveInt | None = None
     accumulate: PositiveInt = 1
-    eval_every: PositiveInt = 1
+    eval_every: PositiveInt | Evaluations = 1
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: PositiveInt = 1

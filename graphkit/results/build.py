@@ -109,7 +109,11 @@ def build_model(recipe: Recipe, dataset: Any, seed: int) -> Any:
     from graphkit.models import create_model
 
     torch.manual_seed(seed)
-    return create_model(recipe.model.name, **model_kwargs(recipe, dataset))
+    model = create_model(recipe.model.name, **model_kwargs(recipe, dataset))
+    if dataset.level == "recommendation":
+        # How a table is laid out, and so its first weights, may follow from the training pairs.
+        model.prepare(dataset.interactions)  # type: ignore[operator]
+    return model
 
 
 def build_task(recipe: Recipe, dataset: Any) -> Any:

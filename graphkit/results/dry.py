@@ -50,8 +50,10 @@ def describe(
     if dataset.level == "graph":
         batch_size = recipe.trainer.batch_size or 32
         steps = -(-len(dataset.splits["train"]) // batch_size)
-    if dataset.level == "link" and found.num_params:
+    if dataset.level in ("link", "recommendation") and found.num_params:
         task = build.build_task(recipe, dataset)
+        if dataset.level == "recommendation":
+            task.prepare(build.build_model(recipe, dataset, 0))
         steps = len(task.loader("train", batch_size=recipe.trainer.batch_size or task.batch_size))
     if recipe.start_from is not None:
         yield f"begins with {recipe.start_from.take} of {recipe.start_from.recipe}, the same seed"

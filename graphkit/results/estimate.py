@@ -45,10 +45,11 @@ def estimate(recipe: Recipe, dataset: Any, seed: int = 0) -> Estimate:
     if recipe.start_from is not None and recipe.start_from.take == "node_embeddings":
         task.use_node_input(torch.zeros(task.num_nodes, model.config["in_channels"]))
     batch_size = recipe.trainer.batch_size or task.batch_size
-    # Links share one graph: a small batch would not tell what the encoder takes.
-    loader = task.loader(
-        "train", batch_size=batch_size if dataset.level == "link" else _PROBE_GRAPHS
-    )
+    # Links and users share one graph: a small batch would not tell what the encoder takes.
+    if dataset.level == "recommendation":
+        task.prepare(model)
+    whole = dataset.level in ("link", "recommendation")
+    loader = task.loader("train", batch_size=batch_size if whole else _PROBE_GRAPHS)
     batch = next(iter(loader))
     seen: dict[int, int] = {}
     kept = []  # holds what is counted, so that no address is used twice

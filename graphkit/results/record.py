@@ -17,7 +17,7 @@ FORMAT: Final = "graphkit-result/1"
 _MAX_BYTES = 4 * 1024 * 1024
 
 StdKind = Literal["unbiased", "population"]
-SplitKind = Literal["official", "protocol", "rebuilt", "stand-in", "random"]
+SplitKind = Literal["official", "protocol", "rebuilt", "stand-in", "random", "test-selected"]
 
 
 class SeedResult(BaseModel):

@@ -234,6 +234,11 @@ def method_name(recipe: Recipe) -> str:
     if settings.get("purify"):
         body = f"{body.upper()}-{settings['purify']}"
     names = {
+        "most_popular": "MostPop",
+        "mf": "MF",
+        "neumf": "NeuMF",
+        "light_gcn": "LightGCN",
+        "ultragcn": "UltraGCN",
         "gatedgcn": "GatedGCN",
         "gcnii": "GCNII",
         "stable": "STABLE",
@@ -241,6 +246,7 @@ def method_name(recipe: Recipe) -> str:
         "GCN-svd": "GCN-SVD",
     }
     parts = [names.get(body, body.upper() if len(body) <= 4 else body)]
+    parts += ["DirectAU"] if settings.get("loss") == "directau" else []
     parts += [str(e.get("name", "PE")).upper() for e in settings.get("encodings") or []]
     if settings.get("virtual_node"):
         parts.append("VN")

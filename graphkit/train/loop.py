@@ -22,6 +22,7 @@ from graphkit.train.interrupts import StopSignals
 from graphkit.train.optimizers import OptimizerSpec, build_optimizer
 from graphkit.train.progress import Listener, ProgressEvent, make_listener
 from graphkit.train.result import FitResult
+from graphkit.train.schedule import EvalSchedule
 from graphkit.train.state import LoopState, Saver, peak_memory
 from graphkit.train.world import World, any_rank, from_rank_zero
 
@@ -36,7 +37,7 @@ class Settings:
     run_dir: Path | None
     optimizer: OptimizerSpec
     accumulate: int
-    eval_every: int
+    eval_every: EvalSchedule
     checkpoint_seconds: float
     progress: bool | Listener
     min_free_bytes: int | None
@@ -97,6 +98,10 @@ class TrainingLoop:
         self.run_view = Run(world, settings.seed, settings.max_epochs)
         for plugin in self.plugins.plugins:
             plugin.run = self.run_view
+        # Some models need to know the training data before they have all their weights.
+        prepare = getattr(self.task, "prepare", None)
+        if prepare is not None:
+            prepare(model)
         model = model.to(settings.device)
         self.given_model = model
         for transform in self.plugins.calls("transform_model"):
@@ -268,7 +273,7 @@ class TrainingLoop:
         entry: dict[str, Any] = {"epoch": state.epoch + 1, "train_loss": self._train_loss()}
         entry["lr"] = float(rates[0])
         last = state.epoch + 1 >= state.phase_end
-        if last or (state.epoch + 1) % self.settings.eval_every == 0:
+        if last or self.settings.eval_every.due(state.epoch + 1):
             self._evaluate_into(entry)
         state.end_epoch(entry)
         if last and state.replicas > 1:

@@ -334,7 +334,7 @@ class Saver:
             "max_epochs": settings.max_epochs,
             "batch_size": settings.batch_size,
             "accumulate": settings.accumulate,
-            "eval_every": settings.eval_every,
+            "eval_every": settings.eval_every.plain,
             "precision": settings.precision,
             "optimizer": "callable" if callable(spec) else json.dumps(dict(spec), sort_keys=True),
             "dataset": str(dataset.name),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from graphkit.train.optimizers import OptimizerSpec, check_optimizer
 from graphkit.train.progress import Listener
 from graphkit.train.result import FitResult
 from graphkit.train.rng import seed_everything
+from graphkit.train.schedule import EvalSchedule
 from graphkit.train.world import ProcessWorld, SoloWorld, World
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -46,7 +47,8 @@ class Trainer:
         devices: number of worker processes; more than one averages gradients over them.
         precision: "32-true", "bf16-mixed" or "16-mixed".
         accumulate: batches whose gradients are averaged into one optimiser step.
-        eval_every: evaluate after every so many epochs, and after the last.
+        eval_every: evaluate after every so many epochs, and after the last; or a mapping of
+            ``every``, ``start`` and ``until``: see :class:`~graphkit.train.schedule.EvalSchedule`.
         checkpoint_seconds: time between checkpoints inside an epoch.
         progress: show progress (bar or plain lines), or a function that takes ProgressEvent.
         min_free_bytes: disk space asked for at the start; default: four checkpoints.
@@ -72,7 +74,7 @@ class Trainer:
         devices: int = 1,
         precision: str = "32-true",
         accumulate: int = 1,
-        eval_every: int = 1,
+        eval_every: int | Mapping[str, Any] = 1,
         checkpoint_seconds: float = 30.0,
         progress: bool | Listener = True,
         min_free_bytes: int | None = None,
@@ -82,7 +84,6 @@ class Trainer:
             "batch_size": 1 if batch_size is None else batch_size,
             "devices": devices,
             "accumulate": accumulate,
-            "eval_every": eval_every,
         }
         for name, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -109,7 +110,7 @@ class Trainer:
         self.devices = devices
         self.precision = precision
         self.accumulate = accumulate
-        self.eval_every = eval_every
+        self.eval_every = EvalSchedule.of(eval_every)
         self.checkpoint_seconds = float(checkpoint_seconds)
         self.progress = progress
         self.min_free_bytes = min_free_bytes
