@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from graphkit.errors import InputError, nearest
 from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import register_model
-from graphkit.ops import cooccurrence, sampled_logistic
-from graphkit.ops.dense_logistic import dense_logistic
+from graphkit.ops import cooccurrence, dense_logistic, sampled_logistic
 
 if TYPE_CHECKING:
     from graphkit.data.interactions import Interactions

@@ -8,6 +8,7 @@ from graphkit.ops.batch_norm import batch_norm
 from graphkit.ops.cooccurrence import cooccurrence
 from graphkit.ops.csr import CSR
 from graphkit.ops.degree_scalers import SCALERS, average_degrees
+from graphkit.ops.dense_logistic import dense_logistic
 from graphkit.ops.edge_softmax import edge_softmax
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
@@ -47,6 +48,7 @@ __all__ = [
     "common_neighbors",
     "cooccurrence",
     "current",
+    "dense_logistic",
     "edge_softmax",
     "ego_subgraphs",
     "empty_cache",

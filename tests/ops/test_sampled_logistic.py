@@ -217,7 +217,7 @@ def test_a_second_derivative_is_refused_not_wrong(traced):
 @pytest.mark.parametrize("key", ["user", "item"])
 def test_only_what_is_asked_for_gets_a_gradient(key):
     given = make()
-    wanted = run(given)[1 + ("item" == key)]
+    wanted = run(given)[1 + (key == "item")]
     given[key].requires_grad_()
     (found,) = torch.autograd.grad(sampled_logistic(**given), given[key])
     assert torch.equal(found, wanted)

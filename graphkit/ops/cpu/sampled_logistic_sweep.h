@@ -1,7 +1,8 @@
-// One sweep over the pairs gives the loss, the gradients of their users and a coefficient for each
-// item that they meet; the coefficients are sorted by tiles of the item table, and each tile, which
-// fits a cache, adds up its own. Entries of a tile keep the order of the pairs, so the sums do not
-// depend on the number of threads.
+// What the pairs meet is sorted by tiles of the item table that fit a second-level cache, and each
+// tile is done with at once: scores, loss, gradients of the users and of its own items, so that the
+// table is read once and not one random row after the other. Entries of a tile keep the order of the
+// pairs, and what its users get is added up by groups of tiles, which the sizes alone determine: no
+// sum depends on the number of threads.
 #pragma once
 #include <memory>
 
@@ -11,11 +12,14 @@
 namespace graphkit {
 namespace {
 
-constexpr int64_t tile_bytes = int64_t(32) << 10;    // of an item table: a first-level cache
-constexpr int64_t most_tiles = 2048;                 // lines that are written to at a time
+constexpr int64_t tile_bytes = int64_t(256) << 10;   // of an item table: a part of a second-level cache
+constexpr int64_t tile_run = 32;                     // items of a tile that a pair should meet
+constexpr int64_t most_shift = 15;                   // an entry names its row in so many bits
+constexpr uint16_t rising = 1 << 15;                 // and says in the next whether its score should rise
+constexpr int64_t wave_pairs = int64_t(1) << 16;     // and its pair in 16
 constexpr int64_t wave_entries = int64_t(1) << 20;   // items met by the pairs of one wave
-constexpr int64_t wave_bytes = int64_t(4) << 20;     // of the rows of their users
-constexpr int64_t wave_pairs = int64_t(1) << 16;     // an entry names its pair in 16 bits
+constexpr int64_t wave_bytes = int64_t(1) << 20;     // of the rows of their users
+constexpr int64_t most_groups = 16;                  // of tiles: each has gradients of all the users
 constexpr int64_t table_chunk = 512;                 // rows whose squares are summed together
 
 template <class C, class Id>
@@ -30,22 +34,23 @@ class SampledLogisticKernel {
         beta_user_(static_cast<const C *>(a.beta_user)),
         beta_item_(static_cast<const C *>(a.beta_item)),
         grad_user_(static_cast<C *>(a.grad_user)), grad_item_(static_cast<C *>(a.grad_item)),
-        whole_(a.width / group * group),
-        each_(1 + a.num_negatives + a.num_neighbours),
-        prefetched_(a.num_items * a.ldi * int64_t(sizeof(C)) > cached_bytes) {
+        whole_(a.width / vec_lanes<C> * vec_lanes<C>),
+        each_(1 + a.num_negatives + a.num_neighbours) {
     const int64_t row_bytes = std::max<int64_t>(a.width * int64_t(sizeof(C)), 1);
-    while (shift_ < 15 && (row_bytes << (shift_ + 1)) <= tile_bytes) ++shift_;
-    while (shift_ < 16 && tiles() > most_tiles) ++shift_;
-    most_pairs_ = std::min({wave_pairs, wave_entries / each_, wave_bytes / row_bytes});
-    most_pairs_ = std::clamp<int64_t>(most_pairs_, 1, std::max<int64_t>(a.pairs, 1));
+    while (shift_ < most_shift && (row_bytes << (shift_ + 1)) <= tile_bytes) ++shift_;
+    while (shift_ < most_shift && tiles_of(shift_) > std::max<int64_t>(each_ / tile_run, 1)) ++shift_;
+    tiles_ = tiles_of(shift_);
+    groups_ = std::min(tiles_, most_groups);
+    const int64_t most = std::min({wave_pairs, wave_entries / each_, wave_bytes / row_bytes});
+    most_pairs_ = std::clamp<int64_t>(most, 1, std::max<int64_t>(a.pairs, 1));
   }
 
   Fault run() {
-    double total = 0;
     threads_ = threads_for(a_.pairs * each_ * (a_.width + 1), a_.threads);
-    if (grad_item_) begin_gradients();
-    if (a_.decay != 0) total += a_.decay / 2 * (squares(user_, a_.num_users, a_.ldu) +
-                                                squares(item_, a_.num_items, a_.ldi));
+    double total = 0;
+    if (grad_item_ || a_.decay != 0)
+      total += a_.decay / 2 * (begin(user_, a_.num_users, a_.ldu, grad_user_) +
+                               begin(item_, a_.num_items, a_.ldi, grad_item_));
     for (int64_t first = 0; first < a_.pairs; first += most_pairs_) {
       wave_ = {first, std::min(first + most_pairs_, a_.pairs)};
       total += grad_item_ ? wave<true>() : wave<false>();
@@ -56,33 +61,23 @@ class SampledLogisticKernel {
   }
 
  private:
-  static constexpr int64_t group = vec_lanes<C>;       // items whose scores fill a register
-  static constexpr int64_t together = group < 8 ? group : 8;  // rows that are read together
+  static constexpr int64_t together = vec_lanes<C> < 8 ? vec_lanes<C> : 8;  // rows read together
 
-  struct Entry {
-    uint16_t pair, row;  // within the wave and the tile
-    C coefficient;
+  // Room for the entries of a wave, tile after tile: pair within the wave, row within the tile, and
+  // the weight.
+  struct Entries {
+    std::unique_ptr<uint16_t[]> pairs, rows;
+    std::unique_ptr<C[]> weights;
+    void make(int64_t count) {
+      pairs.reset(new uint16_t[size_t(count)]);
+      rows.reset(new uint16_t[size_t(count)]);
+      weights.reset(new C[size_t(count)]);
+    }
   };
 
-  // Where a part of a wave leaves its entries, and room for one pair.
-  struct Part {
-    C *e, *grad;         // the user's row, and its gradient
-    int64_t *cursors;    // [tiles]
-    int64_t pair;
-    Vec<C> loss;
-  };
+  int64_t tiles_of(int64_t shift) const { return (a_.num_items + (int64_t(1) << shift) - 1) >> shift; }
 
-  // Up to `group` items of a pair.
-  struct Group {
-    const C *rows[group];
-    int64_t ids[group];
-    C weights[group];
-    int64_t count;
-  };
-
-  int64_t tiles() const { return (a_.num_items + (int64_t(1) << shift_) - 1) >> shift_; }
-  const C *item_row(int64_t id) const { return item_ + id * a_.ldi; }
-  const Id *negatives_of(int64_t b) const { return negatives_ + b * a_.ldn; }
+  static int64_t row_of(uint16_t entry) { return entry & (rising - 1); }
 
   template <class F>
   GRAPHKIT_INLINE void over(int64_t count, const F &f) const {
@@ -90,23 +85,35 @@ class SampledLogisticKernel {
     for (int64_t n = 0; n < count; ++n) f(n);
   }
 
-  int threads_of(int64_t rows) const { return threads_for(rows * a_.width, a_.threads); }
+  static double sum_of(const Vec<C> &v) {
+    double total = 0;
+    for (int64_t l = 0; l < vec_lanes<C>; ++l) total += double(v[l]);
+    return total;
+  }
 
-  double squares(const C *table, int64_t rows, int64_t ld) const {
+  // Sum of the squares of a table; its gradients begin as those of the squares.
+  double begin(const C *table, int64_t rows, int64_t ld, C *grad) const {
     const int64_t chunks = (rows + table_chunk - 1) / table_chunk;
+    const int threads = threads_for(rows * a_.width, a_.threads);
+    const C decay = C(a_.decay);
     std::vector<double> sums(size_t(chunks), 0.0);
-#pragma omp parallel for num_threads(threads_of(rows)) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t k = 0; k < chunks; ++k) {
+      const int64_t first = k * table_chunk, last = std::min(first + table_chunk, rows);
+      if (decay == C(0)) {
+        std::fill(grad + first * a_.width, grad + last * a_.width, C(0));
+        continue;
+      }
       Vec<C> several{};
       C rest{};
-      for (int64_t r = k * table_chunk; r < std::min((k + 1) * table_chunk, rows); ++r) {
-        const C *const row = table + r * ld;
-        for (int64_t f = 0; f < whole_; f += group) {
-          const Vec<C> v = values_at<Register<C>>(row + f);
-          several += v * v;
-        }
-        for (int64_t f = whole_; f < a_.width; ++f) rest += row[f] * row[f];
-      }
+      for (int64_t r = first; r < last; ++r)
+        over_features<C>(a_.width, [&](auto some, int64_t f) GRAPHKIT_LAMBDA_INLINE {
+          using S = decltype(some);
+          const auto v = values_at<S>(table + r * ld + f);
+          if constexpr (S::size == 1) rest += v * v;
+          else several += v * v;
+          if (grad) values_at<S>(grad + r * a_.width + f) = decay * v;
+        });
       sums[size_t(k)] = double(rest) + sum_of(several);
     }
     double total = 0;
@@ -114,237 +121,234 @@ class SampledLogisticKernel {
     return total;
   }
 
-  static double sum_of(const Vec<C> &v) {
-    double total = 0;
-    for (int64_t l = 0; l < group; ++l) total += double(v[l]);
-    return total;
-  }
-
-  // Gradients begin as those of the squares.
-  void begin_gradients() const {
-    begin_gradient(user_, a_.ldu, a_.num_users, grad_user_);
-    begin_gradient(item_, a_.ldi, a_.num_items, grad_item_);
-  }
-
-  void begin_gradient(const C *table, int64_t ld, int64_t rows, C *grad) const {
-    const C decay = C(a_.decay);
-#pragma omp parallel for num_threads(threads_of(rows)) schedule(static)
-    for (int64_t r = 0; r < rows; ++r) {
-      C *const to = grad + r * a_.width;
-      const C *const from = table + r * ld;
-      if (decay == C(0)) std::fill_n(to, a_.width, C(0));
-      else
-        for (int64_t f = 0; f < a_.width; ++f) to[f] = decay * from[f];
-    }
-  }
-
   template <bool gradients>
   double wave() {
     const int64_t count = wave_.size();
     const int64_t parts = threads_ > 1 ? std::min<int64_t>(count, 4 * threads_) : 1;
     const auto part_of = [&](int64_t p) { return Range{count * p / parts, count * (p + 1) / parts}; };
-    std::vector<int64_t> cursors(size_t(parts * tiles()), 0);
-    over(parts, [&](int64_t p) { this->template count_entries<gradients>(part_of(p), cursors.data() + p * tiles()); });
+    std::vector<int64_t> cursors(size_t(parts * tiles_), 0);
+    over(parts, [&](int64_t p) { count_entries(part_of(p), cursors.data() + p * tiles_); });
     if (fault_.result().kind != Fault::none) return 0;
 
-    std::vector<int64_t> starts(size_t(tiles() + 1), 0);
-    std::unique_ptr<C[]> rows, grads;  // [count, width] of the users
-    if constexpr (gradients) {
-      int64_t position = 0;
-      for (int64_t t = 0; t < tiles(); ++t) {
-        starts[size_t(t)] = position;
-        for (int64_t p = 0; p < parts; ++p) {
-          const int64_t here = cursors[size_t(p * tiles() + t)];
-          cursors[size_t(p * tiles() + t)] = position;
-          position += here;
-        }
+    std::vector<int64_t> starts(size_t(tiles_ + 1), 0);
+    int64_t position = 0;
+    for (int64_t t = 0; t < tiles_; ++t) {
+      starts[size_t(t)] = position;
+      for (int64_t p = 0; p < parts; ++p) {
+        const int64_t here = cursors[size_t(p * tiles_ + t)];
+        cursors[size_t(p * tiles_ + t)] = position;
+        position += here;
       }
-      starts[size_t(tiles())] = position;
-      entries_.reset(new Entry[size_t(count * each_)]);
-      rows.reset(new C[size_t(count * a_.width)]);
-      grads.reset(new C[size_t(count * a_.width)]);
     }
-    std::vector<double> losses(size_t(count), 0.0);
+    starts[size_t(tiles_)] = position;
+    if (!entries_.pairs) entries_.make(most_pairs_ * each_);
+    std::unique_ptr<C[]> rows(new C[size_t(count * a_.width)]);  // of the users
+    over(parts, [&](int64_t p) { write_entries(part_of(p), cursors.data() + p * tiles_, rows.get()); });
+
+    std::unique_ptr<C[]> grads;  // [groups, count, width]
+    if constexpr (gradients) grads.reset(new C[size_t(groups_ * count * a_.width)]);
+    std::vector<double> losses(size_t(groups_), 0.0);
     const std::vector<C> none(size_t(a_.width), C(0));
-    over(parts, [&](int64_t p) {
-      std::vector<C> room(gradients ? 0 : size_t(a_.width));
-      for (int64_t b = part_of(p).begin; b < part_of(p).end; ++b) {
-        C *const e = gradients ? rows.get() + b * a_.width : room.data();
-        Part part{e, gradients ? grads.get() + b * a_.width : nullptr,
-                  cursors.data() + p * tiles(), b, {}};
-        this->template pair<gradients>(part, none.data());
-        losses[size_t(b)] = sum_of(part.loss);
-      }
+    over(groups_, [&](int64_t g) {
+      C *const grad = gradients ? grads.get() + g * count * a_.width : nullptr;
+      if constexpr (gradients) std::fill_n(grad, count * a_.width, C(0));
+      for (int64_t t = tiles_ * g / groups_; t < tiles_ * (g + 1) / groups_; ++t)
+        losses[size_t(g)] += this->template tile<gradients>(
+            t, starts[size_t(t)], starts[size_t(t + 1)], rows.get(), grad, none.data());
     });
-    if constexpr (gradients) {
-      add_users(grads.get());
-      over(tiles(), [&](int64_t t) { add_items(t, starts[size_t(t)], starts[size_t(t + 1)], rows.get()); });
-    }
+    if constexpr (gradients) add_users(grads.get());
     double total = 0;
     for (const double loss : losses) total += loss;
     return total;
   }
 
-  // How many entries of the pairs fall into each tile; every id is checked here.
-  template <bool gradients>
-  void count_entries(Range pairs, int64_t *counts) {
-    const auto take = [&](int64_t id, Fault::Kind kind, int64_t position) {
-      if (__builtin_expect(uint64_t(id) >= uint64_t(a_.num_items), 0)) {
-        fault_.raise(kind, position, id);
-        return false;
-      }
-      if constexpr (gradients) ++counts[id >> shift_];
-      return true;
-    };
-    for (int64_t b = wave_.begin + pairs.begin; b < wave_.begin + pairs.end; ++b) {
-      if (uint64_t(users_[b]) >= uint64_t(a_.num_users))
-        return fault_.raise(Fault::user, b, int64_t(users_[b]));
-      const int64_t item = int64_t(items_[b]);
-      if (!take(item, Fault::item, b)) return;
-      const Id *const negatives = negatives_of(b);
-      for (int64_t k = 0; k < a_.num_negatives; ++k)
-        if (!take(int64_t(negatives[k]), Fault::negative, b * a_.ldn + k)) return;
-      for (int64_t k = 0; k < a_.num_neighbours; ++k) {
-        const int64_t at = item * a_.num_neighbours + k;
-        if (!take(neighbours_[at], Fault::neighbour, at)) return;
-      }
-    }
-  }
-
-  template <bool gradients>
-  void pair(Part &part, const C *none) {
-    const int64_t b = wave_.begin + part.pair, user = int64_t(users_[b]), item = int64_t(items_[b]);
-    std::copy_n(user_ + user * a_.ldu, a_.width, part.e);
-    if constexpr (gradients) std::fill_n(part.grad, a_.width, C(0));
-    const C beta = beta_user_ ? beta_user_[user] : C(0);
-    const auto beta_of = [&](int64_t id) { return beta_item_ ? beta * beta_item_[id] : C(0); };
-
-    Group g;
-    g.count = 0;
-    const auto put = [&](int64_t id, C weight) GRAPHKIT_LAMBDA_INLINE {
-      g.ids[g.count] = id;
-      g.rows[g.count] = item_row(id);
-      g.weights[g.count++] = weight;
-    };
-    const C w0 = C(a_.weights[0]), w1 = C(a_.weights[1]), scale = C(a_.neighbour_scale);
-    put(item, w0 + w1 * beta_of(item));
+  // Calls f(id, weight, kind, position) for every item that a pair meets.
+  template <class F>
+  GRAPHKIT_INLINE bool each_met(int64_t b, const F &f) const {
+    const int64_t user = int64_t(users_[b]), item = int64_t(items_[b]);
+    if (uint64_t(user) >= uint64_t(a_.num_users)) return f.refuse(Fault::user, b, user);
+    if (uint64_t(item) >= uint64_t(a_.num_items)) return f.refuse(Fault::item, b, item);
+    f.met(item, -1, 0);
     for (int64_t k = 0; k < a_.num_neighbours; ++k) {
-      if (g.count == group) {
-        add<gradients>(part, g, C(-1), none);
-        g.count = 0;
-      }
-      const int64_t at = item * a_.num_neighbours + k;
-      put(neighbours_[at], scale * neighbour_weights_[at]);
+      const int64_t at = item * a_.num_neighbours + k, id = neighbours_[at];
+      if (uint64_t(id) >= uint64_t(a_.num_items)) return f.refuse(Fault::neighbour, at, id);
+      f.met(id, at, 0);
     }
-    add<gradients>(part, g, C(-1), none);
+    const Id *const negatives = negatives_ + b * a_.ldn;
+    for (int64_t k = 0; k < a_.num_negatives; ++k) {
+      const int64_t id = int64_t(negatives[k]);
+      if (__builtin_expect(uint64_t(id) >= uint64_t(a_.num_items), 0))
+        return f.refuse(Fault::negative, b * a_.ldn + k, id);
+      f.met(id, -1, 1);
+    }
+    return true;
+  }
 
+  struct Count {
+    FaultFlag &fault;
+    int64_t *counts;
+    int shift;
+    bool refuse(Fault::Kind kind, int64_t position, int64_t value) const {
+      fault.raise(kind, position, value);
+      return false;
+    }
+    GRAPHKIT_INLINE void met(int64_t id, int64_t, int) const { ++counts[id >> shift]; }
+  };
+
+  // How many entries of the pairs fall into each tile; every id is checked here.
+  void count_entries(Range pairs, int64_t *counts) {
+    const Count count{fault_, counts, int(shift_)};
+    for (int64_t b = wave_.begin + pairs.begin; b < wave_.begin + pairs.end; ++b)
+      if (!each_met(b, count)) return;
+  }
+
+  struct Write {
+    const SampledLogisticKernel &of;
+    int64_t *cursors;
+    uint16_t pair;
+    C beta, positive[2], negative[2], scale;
+    bool refuse(Fault::Kind, int64_t, int64_t) const { return false; }  // counted, so checked
+    GRAPHKIT_INLINE void met(int64_t id, int64_t near, int above) const {
+      C weight;
+      if (near >= 0) {
+        weight = scale * of.neighbour_weights_[near];
+      } else {
+        const C b = of.beta_item_ ? beta * of.beta_item_[id] : C(0);
+        weight = above ? negative[0] + negative[1] * b : positive[0] + positive[1] * b;
+      }
+      const int64_t at = cursors[id >> of.shift_]++;
+      of.entries_.pairs[size_t(at)] = pair;
+      of.entries_.rows[size_t(at)] = 
+          uint16_t((id & ((int64_t(1) << of.shift_) - 1)) | (above ? 0 : rising));
+      of.entries_.weights[size_t(at)] = weight;
+    }
+  };
+
+  void write_entries(Range pairs, int64_t *cursors, C *rows) const {
     const double share = a_.num_negatives ? a_.negative_weight / double(a_.num_negatives) : 0;
-    const C w2 = C(share * a_.weights[2]), w3 = C(share * a_.weights[3]);
-    const Id *const negatives = negatives_of(b);
-    for (int64_t k = 0; k < a_.num_negatives; k += group) {
-      if (prefetched_)
-        for (int64_t ahead = k + 2 * group; ahead < std::min(k + 3 * group, a_.num_negatives); ++ahead)
-          prefetch(int64_t(negatives[ahead]));
-      g.count = 0;
-      for (int64_t n = k; n < std::min(k + group, a_.num_negatives); ++n) {
-        const int64_t id = int64_t(negatives[n]);
-        put(id, w2 + w3 * beta_of(id));
-      }
-      add<gradients>(part, g, C(1), none);
+    for (int64_t n = pairs.begin; n < pairs.end; ++n) {
+      const int64_t b = wave_.begin + n, user = int64_t(users_[b]);
+      std::copy_n(user_ + user * a_.ldu, a_.width, rows + n * a_.width);
+      each_met(b, Write{*this, cursors, uint16_t(n), beta_user_ ? beta_user_[user] : C(0),
+                        {C(a_.weights[0]), C(a_.weights[1])},
+                        {C(share * a_.weights[2]), C(share * a_.weights[3])},
+                        C(a_.neighbour_scale)});
     }
   }
 
-  GRAPHKIT_INLINE void prefetch(int64_t id) const {
-    const uintptr_t at = reinterpret_cast<uintptr_t>(item_row(id));
-    for (int64_t f = 0; f < a_.width; f += 64 / int64_t(sizeof(C)))
-      prefetch_line(at + uintptr_t(f) * sizeof(C));
-  }
-
-  // Adds weight * softplus(sign * score) of each item, and what follows for the gradients.
+  // All entries of a tile, those of one pair after those of another.
   template <bool gradients>
-  GRAPHKIT_INLINE void add(Part &part, Group &g, C sign, const C *none) {
-    for (int64_t j = g.count; j < group; ++j) {  // a score of zero, and no weight
-      g.rows[j] = none;
-      g.weights[j] = C(0);
+  double tile(int64_t t, int64_t begin, int64_t end, const C *users, C *grad_users,
+              const C *none) const {
+    const C *const base = item_ + (t << shift_) * a_.ldi;
+    C *const grad_base = gradients ? grad_item_ + (t << shift_) * a_.width : nullptr;
+    const uint16_t *const pairs = entries_.pairs.get(), *const rows = entries_.rows.get();
+    Vec<C> loss{};
+    double total = 0;
+    for (int64_t k = begin, summed = 0; k < end;) {
+      const int64_t pair = pairs[k];
+      const C *const e = users + pair * a_.width;
+      C *const grad = gradients ? grad_users + pair * a_.width : nullptr;
+      int64_t last = k + 1;
+      while (last < end && pairs[last] == pair) ++last;
+      for (; k < last; k += vec_lanes<C>) {
+        const int64_t count = std::min(vec_lanes<C>, last - k);
+        loss += meet<gradients>(e, grad, base, grad_base, rows + k, entries_.weights.get() + k, count,
+                                none);
+      }
+      k = last;
+      if (++summed % 64 == 0 || k >= end) {  // in single precision over a few hundred terms
+        total += sum_of(loss);
+        loss = Vec<C>{};
+      }
     }
-    const C *const e = part.e;
-    Vec<C> sums[group];
-    for (int64_t j = 0; j < group; j += together) {
+    return total;
+  }
+
+  // Up to a register of items of one pair: the loss, and their part of the gradients.
+  template <bool gradients>
+  GRAPHKIT_INLINE Vec<C> meet(const C *e, C *grad, const C *base, C *grad_base,
+                              const uint16_t *rows, const C *weights, int64_t count,
+                              const C *none) const {
+    constexpr int64_t lanes_here = vec_lanes<C>;
+    const C *at[lanes_here];
+    Vec<C> weight{};
+    if (count == lanes_here) {
+      for (int64_t j = 0; j < lanes_here; ++j) at[j] = base + row_of(rows[j]) * a_.ldi;
+      weight = values_at<Register<C>>(weights);
+    } else {  // a score of zero, and no weight
+      for (int64_t j = 0; j < lanes_here; ++j) {
+        at[j] = j < count ? base + row_of(rows[j]) * a_.ldi : none;
+        weight[j] = j < count ? weights[j] : C(0);
+      }
+    }
+    Vec<C> sums[lanes_here];
+    for (int64_t j = 0; j < lanes_here; j += together) {
       Vec<C> s[together];
       for (int64_t i = 0; i < together; ++i) s[i] = Vec<C>{};
-      for (int64_t f = 0; f < whole_; f += group) {
-        const Vec<C> value = values_at<Register<C>>(e + f);
+      if (j < count)
+        for (int64_t f = 0; f < whole_; f += lanes_here) {
+          const Vec<C> value = values_at<Register<C>>(e + f);
 #pragma GCC unroll 8
-        for (int64_t i = 0; i < together; ++i) s[i] += value * values_at<Register<C>>(g.rows[j + i] + f);
-      }
+          for (int64_t i = 0; i < together; ++i) s[i] += value * values_at<Register<C>>(at[j + i] + f);
+        }
       for (int64_t i = 0; i < together; ++i) sums[j + i] = s[i];
     }
-    Vec<C> score = merged<C, 1, group>(sums);
+    Vec<C> score = merged<C, 1, lanes_here>(sums);
     if (whole_ < a_.width)
-      for (int64_t j = 0; j < g.count; ++j) {
+      for (int64_t j = 0; j < count; ++j) {
         C rest = score[j];
-        for (int64_t f = whole_; f < a_.width; ++f) rest += e[f] * g.rows[j][f];
+        for (int64_t f = whole_; f < a_.width; ++f) rest += e[f] * at[j][f];
         score[j] = rest;
       }
+    C signs[lanes_here];
+    for (int64_t j = 0; j < lanes_here; ++j) signs[j] = j < count && rows[j] >= rising ? C(-1) : C(1);
+    const Vec<C> sign = values_at<Register<C>>(signs);
     const SoftPlus<C> softplus(score * sign);
-    const Vec<C> weight = values_at<Register<C>>(g.weights);
+    Vec<C> loss = weight * softplus.value, slope = weight * sign * softplus.slope;
     // A pad has no weight but may have no score either: an infinite row times zero is not a number.
-    part.loss += g.count == group ? weight * softplus.value : kept(weight * softplus.value, g.count);
+    for (int64_t j = count; j < lanes_here; ++j) loss[j] = slope[j] = C(0);
     if constexpr (gradients) {
-      const Vec<C> slope = weight * softplus.slope * sign;
-      C coefficients[group];
-      values_at<Register<C>>(coefficients) = g.count == group ? slope : kept(slope, g.count);
-      for (int64_t j = 0; j < group; j += together) {
-        if (j >= g.count) break;
-        for (int64_t f = 0; f < whole_; f += group) {
+      C coefficients[lanes_here];
+      values_at<Register<C>>(coefficients) = slope;
+      for (int64_t j = 0; j < count; j += together)
+        for (int64_t f = 0; f < whole_; f += lanes_here) {
           Vec<C> one{}, two{};
 #pragma GCC unroll 8
           for (int64_t i = 0; i < together; i += 2) {
-            one += coefficients[j + i] * values_at<Register<C>>(g.rows[j + i] + f);
-            two += coefficients[j + i + 1] * values_at<Register<C>>(g.rows[j + i + 1] + f);
+            one += coefficients[j + i] * values_at<Register<C>>(at[j + i] + f);
+            two += coefficients[j + i + 1] * values_at<Register<C>>(at[j + i + 1] + f);
           }
-          values_at<Register<C>>(part.grad + f) += one + two;
+          values_at<Register<C>>(grad + f) += one + two;
         }
-      }
       for (int64_t f = whole_; f < a_.width; ++f)
-        for (int64_t j = 0; j < g.count; ++j) part.grad[f] += coefficients[j] * g.rows[j][f];
-      const int64_t last = (int64_t(1) << shift_) - 1;
-      for (int64_t j = 0; j < g.count; ++j)
-        entries_[size_t(part.cursors[g.ids[j] >> shift_]++)] = {
-            uint16_t(part.pair), uint16_t(g.ids[j] & last), coefficients[j]};
+        for (int64_t j = 0; j < count; ++j) grad[f] += coefficients[j] * at[j][f];
+      for (int64_t j = 0; j < count; ++j) {
+        C *const to = grad_base + row_of(rows[j]) * a_.width;
+        const C coefficient = coefficients[j];
+        over_features<C>(a_.width, [&](auto some, int64_t f) GRAPHKIT_LAMBDA_INLINE {
+          using S = decltype(some);
+          values_at<S>(to + f) += coefficient * values_at<S>(e + f);
+        });
+      }
     }
+    return loss;
   }
 
-  static Vec<C> kept(Vec<C> v, int64_t count) {
-    for (int64_t l = count; l < group; ++l) v[l] = C(0);
-    return v;
-  }
-
-  // A user may have several pairs: each thread adds, in their order, those of its own users.
+  // A user may have several pairs: each owner adds, in their order, those of its own users.
   void add_users(const C *grads) const {
-    const int64_t owners = threads_;
+    const int64_t owners = threads_, stride = wave_.size() * a_.width;
     over(owners, [&](int64_t owner) {
-      for (int64_t b = 0; b < wave_.size(); ++b) {
-        const int64_t user = int64_t(users_[wave_.begin + b]);
+      for (int64_t n = 0; n < wave_.size(); ++n) {
+        const int64_t user = int64_t(users_[wave_.begin + n]);
         if (user % owners != owner) continue;
         C *const to = grad_user_ + user * a_.width;
-        const C *const from = grads + b * a_.width;
-        for (int64_t f = 0; f < a_.width; ++f) to[f] += from[f];
+        for (int64_t g = 0; g < groups_; ++g) {
+          const C *const from = grads + g * stride + n * a_.width;
+          for (int64_t f = 0; f < a_.width; ++f) to[f] += from[f];
+        }
       }
     });
-  }
-
-  void add_items(int64_t tile, int64_t begin, int64_t end, const C *rows) const {
-    C *const base = grad_item_ + (tile << shift_) * a_.width;
-    for (int64_t k = begin; k < end; ++k) {
-      const Entry entry = entries_[size_t(k)];
-      C *const to = base + int64_t(entry.row) * a_.width;
-      const C *const from = rows + int64_t(entry.pair) * a_.width;
-      over_features<C>(a_.width, [&](auto several, int64_t f) GRAPHKIT_LAMBDA_INLINE {
-        using S = decltype(several);
-        values_at<S>(to + f) += entry.coefficient * values_at<S>(from + f);
-      });
-    }
   }
 
   const SampledLogistic &a_;
@@ -354,11 +358,10 @@ class SampledLogisticKernel {
   const C *const neighbour_weights_, *const beta_user_, *const beta_item_;
   C *const grad_user_, *const grad_item_;
   const int64_t whole_, each_;
-  const bool prefetched_;
-  int shift_ = 0, threads_ = 1;
-  int64_t most_pairs_;
+  int64_t shift_ = 0, tiles_, groups_, most_pairs_;
+  int threads_ = 1;
   Range wave_{0, 0};
-  std::unique_ptr<Entry[]> entries_;
+  Entries entries_;
   FaultFlag fault_;
 };
 

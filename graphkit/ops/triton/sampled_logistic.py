@@ -4,7 +4,7 @@ A program leaves one coefficient per item that its pair meets; sorted by item th
 graph, whose sums are those of ``aggregate``.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, var-annotated"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, var-annotated, operator"
 # (Triton compiles the kernels from their source; Python types do not describe them.)
 
 from __future__ import annotations
