@@ -208,7 +208,7 @@ def demo_link(nodes: int = 300, blocks: int = 6, features: int = 8) -> dict[str,
 
 
 def demo_rec() -> dict[str, np.ndarray]:
-    """200 users and 150 items in 5 groups; items of one's own group, and popular ones, are liked."""
+    """200 users and 150 items in 5 groups; liked are popular items and those of one's group."""
     rng = np.random.default_rng(11)
     users, items, groups = 200, 150, 5
     taste, kind = rng.integers(0, groups, users), np.arange(items) % groups

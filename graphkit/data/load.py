@@ -188,8 +188,13 @@ def _options(card: DatasetCard, reader: Any) -> dict[str, Any]:
 
 
 def _recommendation(
-    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], steps: Sequence[Any],
-    split: int | None, split_seed: int | None,
+    card: DatasetCard,
+    parsed: Parsed,
+    sha256: str,
+    options: dict[str, Any],
+    steps: Sequence[Any],
+    split: int | None,
+    split_seed: int | None,
 ) -> GraphDataset:
     from graphkit.data import recsys
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphkit.errors import InputError
 from graphkit.models.matrix_factorization import initializer, sampling_of
-from graphkit.models.ranking_losses import bpr, direct_au, half_squares, rows_of
+from graphkit.models.ranking_losses import bpr, direct_au, half_squares, rows_of, scores_of
 from graphkit.models.recommender import InteractionBatch, Recommender
 from graphkit.models.registry import register_model
 from graphkit.ops import CSR, aggregate
@@ -148,7 +148,7 @@ class LightGCN(Recommender):
             return direct_au(user, item, self.uniformity)
         assert batch.negatives is not None
         negative = rows_of(items, batch.negatives)
-        value = bpr((user * item).sum(1), torch.einsum("bd,bnd->bn", user, negative))
+        value = bpr((user * item).sum(1), scores_of(user, negative))
         if self.reg:
             ids = (batch.users, batch.items, batch.negatives)
             tables = (first_users, first_items, first_items)

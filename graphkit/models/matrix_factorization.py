@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphkit.errors import InputError, nearest
-from graphkit.models.ranking_losses import LOSSES, bpr, direct_au, half_squares
+from graphkit.models.ranking_losses import LOSSES, bpr, direct_au, half_squares, scores_of
 from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import register_model
 
@@ -27,8 +27,8 @@ def initializer(init: str, init_std: float) -> Callable[[Tensor], Any]:
     if not init_std > 0.0:
         raise InputError(f"init_std: {init_std}, wanted a number above 0")
     if init == "xavier_uniform":
-        return nn.init.xavier_uniform_
-    return lambda weight: nn.init.normal_(weight, std=init_std)
+        return torch.nn.init.xavier_uniform_
+    return lambda weight: torch.nn.init.normal_(weight, std=init_std)
 
 
 def sampling_of(loss: str, kind: Any, num_negatives: int) -> Sampling:
@@ -125,8 +125,7 @@ class MatrixFactorization(Recommender):
             return direct_au(users, items, self.uniformity)
         assert batch.negatives is not None
         negatives = item_table(batch.negatives)
-        scores = torch.einsum("bd,bnd->bn", users, negatives)
-        value = bpr((users * items).sum(1), scores)
+        value = bpr((users * items).sum(1), scores_of(users, negatives))
         if self.reg:
             value = value + self.reg * half_squares(users, items, negatives)
         return value

@@ -81,7 +81,7 @@ class NeuMF(Recommender):
 
     def _deep(self, before: Tensor) -> Tensor:
         """What the perceptron adds to the score, from the first layer's sums."""
-        hidden = self.third(self.second(before.relu()).relu())
+        hidden = self.third(torch.relu(self.second(torch.relu(before))))
         return F.linear(hidden, self.last.weight[:, self.dim :], self.last.bias)[..., 0]
 
     def _halves(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ class NeuMF(Recommender):
 
     def scorer(self) -> Scorer:
         left, right = self._halves(self.rows("mlp_user"), self.rows("mlp_item"))
-        weighted = (self.rows("gmf_user") * self.last.weight[0, : self.dim])
+        weighted = self.rows("gmf_user") * self.last.weight[0, : self.dim]
         columns = self.rows("gmf_item").t()
 
         def score(users: Tensor) -> Tensor:

@@ -82,9 +82,26 @@ def _uniformity(x: Tensor) -> Tensor:
     return (total / (number * (number - 1))).log()
 
 
+def scores_of(users: Tensor, items: Tensor) -> Tensor:
+    """Dot products of each user with its own items.
+
+    Shapes:
+        - **users:** ``[B, d]``
+        - **items:** ``[B, N, d]``
+        - **out:** ``[B, N]``
+
+    Example:
+        >>> scores_of(torch.ones(1, 2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
+        [[3.0, 7.0]]
+    """
+    if items.size(1) == 1:  # a batched product of such small matrices is slow
+        return (users * items[:, 0]).sum(1, keepdim=True)
+    return (items @ users[:, :, None])[:, :, 0]
+
+
 def rows_of(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table; the gradient adds up repeats in a fixed order."""
     return F.embedding(ids, table)
 
 
-__all__ = ["LOSSES", "bpr", "direct_au", "half_squares", "rows_of"]
+__all__ = ["LOSSES", "bpr", "direct_au", "half_squares", "rows_of", "scores_of"]

@@ -230,7 +230,7 @@ class Recommender(nn.Module):
                 pairs to exclude.
         """
         ids = torch.as_tensor(user_ids, dtype=torch.int64).reshape(-1)
-        if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < self.num_users):
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= self.num_users):
             raise InputError(
                 f"user_ids: {int(ids.min())}..{int(ids.max())}, wanted 0..{self.num_users - 1}"
             )
@@ -238,15 +238,17 @@ class Recommender(nn.Module):
         was_training = self.training
         self.eval()
         items, values = [], []
+        device = next((p.device for p in self.parameters()), ids.device)
         try:
             with torch.no_grad():
                 score = self.scorer()
-                for block in ids.split(max(_BLOCK // self.num_items, 1)):
+                for block in torch.split(ids, max(_BLOCK // self.num_items, 1)):
+                    block = block.to(device)
                     out = score(block)
                     masked = None if seen is None else seen.seen(block)
                     best = top_items(out, k, masked)
-                    items.append(best)
-                    values.append(out.gather(1, best))
+                    items.append(best.cpu())
+                    values.append(out.gather(1, best).cpu())
         finally:
             self.train(was_training)
         if not items:

@@ -25,6 +25,7 @@ from graphkit.ops.neighbor_sample import (
     neighbor_sample,
 )
 from graphkit.ops.random_walk import random_walk
+from graphkit.ops.ranking import top_items
 from graphkit.ops.rows import is_symmetric, sorted_rows
 from graphkit.ops.sampled_logistic import sampled_logistic
 from graphkit.ops.selective_scan import selective_scan
@@ -66,6 +67,7 @@ __all__ = [
     "sampled_logistic",
     "segment",
     "sorted_rows",
+    "top_items",
     "topological_levels",
     "selective_scan",
 ]

@@ -59,7 +59,7 @@ def top_items(scores: Tensor, k: int, masked: tuple[Tensor, Tensor] | None = Non
         ids = torch.arange(items, device=scores.device).expand(rows, items)
         _check(scores)
         return _best(scores, ids, k)
-    whole = scores[:, : groups * _WIDTH].unflatten(1, (groups, _WIDTH))
+    whole = scores[:, : groups * _WIDTH].view(rows, groups, _WIDTH)
     best_of = whole.amax(2)
     tail = scores[:, groups * _WIDTH :]
     if tail.size(1):

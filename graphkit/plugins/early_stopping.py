@@ -86,7 +86,9 @@ class EarlyStoppingPlugin(TrainerPlugin):
         self.waited += 1
         if self.waited < self.patience:
             return None
-        return Stop(f"{self.key} has not improved on {self.best:.6g} for {self.waited} {self.counts}")
+        return Stop(
+            f"{self.key} has not improved on {self.best:.6g} for {self.waited} {self.counts}"
+        )
 
     def state_dict(self, scope: Scope) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited} if scope == "shared" else {}

@@ -61,7 +61,7 @@ def ranked_hits(
         )
     rows = block or max(_BLOCK // held.num_items, 1)
     best = []
-    for ids in users.split(rows):
+    for ids in torch.split(users, rows):
         scores = score(ids.to(device))
         if list(scores.shape) != [ids.numel(), held.num_items]:
             raise InputError(

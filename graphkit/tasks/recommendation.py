@@ -44,8 +44,8 @@ class RecommendationTask(Task):
     def __init__(
         self, dataset: Any, batch_size: int = 1024, eval_batch_size: int | None = None
     ) -> None:
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size or 1)):
-            if size < 1:
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size is not None and size < 1:
                 raise InputError(f"{name}: must be at least 1, got {size}")
         if dataset.level != "recommendation":
             raise InputError(
