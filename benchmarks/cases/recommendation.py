@@ -46,12 +46,12 @@ def _step(scale: float) -> dict[str, Callable[[], Pair]]:
     def trained(model: torch.nn.Module, loss_of: Callable[[InteractionBatch], Tensor]) -> Step:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
-        def step() -> float:
+        def step() -> tuple[Tensor]:
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(current["batch"])
             loss.backward()
             optimizer.step()
-            return float(loss.detach())
+            return (loss.detach(),)
 
         return step
 
