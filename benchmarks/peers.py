@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing, MultiAggregation, global_add_pool, global_mean_pool
 from torch_geometric.utils import scatter, softmax
 
+from graphkit.models import InteractionBatch, UltraGCN
+
 FOUR = ["mean", "min", "max", "std"]
 
 
@@ -184,6 +186,31 @@ class MPNNVN(nn.Module):
                 virtual = self.updates[layer](global_add_pool(h, index, size) + virtual)
             h = z
         return self.head(global_mean_pool(h, index, size))
+
+
+class GatheredUltraGCN(nn.Module):
+    """UltraGCN's loss in plain torch: a row for every item that a pair meets."""
+
+    def __init__(self, ours: UltraGCN) -> None:
+        super().__init__()
+        self.user, self.item = (nn.Parameter(t.detach().clone()) for t in ours.representations())
+        self.settings = ours
+        for name in ("beta_user", "beta_item", "neighbours", "neighbour_weights"):
+            self.register_buffer(name, getattr(ours, name), persistent=False)
+
+    def forward(self, batch: InteractionBatch) -> Tensor:
+        s, users, items = self.settings, batch.users, batch.items
+        assert batch.negatives is not None
+        w1, w2, w3, w4 = s.weights
+        e, beta = self.user[users], self.beta_user[users]
+        positive = F.softplus(-(e * self.item[items]).sum(-1))
+        loss = ((w1 + w2 * beta * self.beta_item[items]) * positive).sum()
+        scores = (e.unsqueeze(1) * self.item[batch.negatives]).sum(-1)
+        weight = w3 + w4 * beta.unsqueeze(1) * self.beta_item[batch.negatives]
+        loss = loss + s.negative_weight * (weight * F.softplus(scores)).mean(1).sum()
+        near = (e.unsqueeze(1) * self.item[self.neighbours[items]]).sum(-1)
+        loss = loss + s.lambda_ * (self.neighbour_weights[items] * F.softplus(-near)).sum()
+        return loss + s.gamma / 2 * (self.user.square().sum() + self.item.square().sum())
 
 
 class CommonNeighbors:

@@ -4,6 +4,7 @@ from benchmarks.cases import (  # noqa: F401
     attention,
     dgl,
     links,
+    recommendation,
     reduces,
     roofline,
     scans,

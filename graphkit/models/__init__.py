@@ -16,6 +16,7 @@ from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 from graphkit.models.robust_gnn import RobustGNN
 from graphkit.models.stable import Stable
+from graphkit.models.ultragcn import UltraGCN
 
 __all__ = [
     "FastRP",
@@ -41,6 +42,7 @@ __all__ = [
     "Sampling",
     "Stable",
     "TrainingEdges",
+    "UltraGCN",
     "create_model",
     "list_models",
     "model_class",

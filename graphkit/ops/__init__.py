@@ -5,8 +5,10 @@ from graphkit.ops.aggregate_native import MESSAGES, REDUCES
 from graphkit.ops.attention import attention
 from graphkit.ops.backends import available, backend, current
 from graphkit.ops.batch_norm import batch_norm
+from graphkit.ops.cooccurrence import cooccurrence
 from graphkit.ops.csr import CSR
 from graphkit.ops.degree_scalers import SCALERS, average_degrees
+from graphkit.ops.dense_logistic import dense_logistic
 from graphkit.ops.edge_softmax import edge_softmax
 from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
@@ -26,6 +28,7 @@ from graphkit.ops.random_signs import random_signs
 from graphkit.ops.random_walk import random_walk
 from graphkit.ops.ranking import top_items
 from graphkit.ops.rows import is_symmetric, sorted_rows
+from graphkit.ops.sampled_logistic import sampled_logistic
 from graphkit.ops.selective_scan import selective_scan
 
 __all__ = [
@@ -45,7 +48,9 @@ __all__ = [
     "backend",
     "batch_norm",
     "common_neighbors",
+    "cooccurrence",
     "current",
+    "dense_logistic",
     "edge_softmax",
     "ego_subgraphs",
     "empty_cache",
@@ -61,6 +66,7 @@ __all__ = [
     "neighbor_sample",
     "random_signs",
     "random_walk",
+    "sampled_logistic",
     "segment",
     "sorted_rows",
     "top_items",

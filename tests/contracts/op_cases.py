@@ -35,6 +35,8 @@ COVERS = {
     "graphkit::level_propagate_backward",
     "graphkit::selective_scan",  # tests/ops/test_selective_scan.py
     "graphkit::selective_scan_backward",
+    "graphkit::sampled_logistic",  # tests/ops/test_sampled_logistic.py
+    "graphkit::sampled_logistic_backward",
 }
 HUB_DEGREE = 16384  # longer rows are cut into pieces (graphkit/ops/cpu/parallel.h)
 WIDTH = 12

@@ -96,6 +96,33 @@ def fuzz_selective_scan(s: Source) -> None:
     torch.autograd.grad(outs, wanted, grads, allow_unused=True)
 
 
+def fuzz_sampled_logistic(s: Source) -> None:
+    users, items, width = s.size(), s.size(), s.width()
+    pairs = s.random.choice([0, 1, 5, 60, 400]) if users and items else 0
+    dtype = s.random.choice([torch.int32, torch.int64])
+    negatives, near = s.random.choice([1, 2, 15, 16, 17, 100]), s.random.choice([0, 1, 10, 33])
+
+    def ids(limit: int, *shape: int) -> Tensor:
+        drawn = torch.randint(max(limit, 1), shape, generator=s.torch).to(dtype)
+        if s.chance(0.1):
+            _spoil(s, drawn)
+        return drawn
+
+    kind = s.random.choice(DTYPES[:2])
+    user, item = (leaf(s, s.features(n, width, kind)) for n in (users, items))
+    beta = [s.features(n, 1, kind)[:, 0].abs() for n in (users, items)]
+    shape = (negatives,) if s.chance(0.3) else (pairs, negatives)
+    loss = ops.sampled_logistic(
+        user, item, ids(users, pairs), ids(items, pairs), ids(items, *shape), beta_user=beta[0],
+        beta_item=beta[1], weights=(0.5, 1.0, 0.5, 1.0), negative_weight=3.0,
+        neighbours=ids(items, items, near), neighbour_weights=s.features(items, near, kind).abs(),
+        decay=s.random.choice([0.0, 0.1]),
+    )  # fmt: skip
+    wanted = [t for t in (user, item) if t.requires_grad]
+    if wanted:
+        torch.autograd.grad(loss, wanted)
+
+
 def _pairs(s: Source, limits: tuple[int, int]) -> Tensor:
     count = s.random.choice([0, 1, 2, 17, 300])
     if not all(limits):

@@ -37,6 +37,7 @@ from graphkit.ops.triton.aggregate_backward import aggregate_backward
 from graphkit.ops.triton.attention import attention_forward
 from graphkit.ops.triton.attention_backward import attention_backward
 from graphkit.ops.triton.gated import gated_backward, gated_forward
+from graphkit.ops.triton.sampled_logistic import sampled_logistic
 from graphkit.ops.triton.selective_scan import selective_scan_backward, selective_scan_forward
 
 pieces.LIMIT, pieces.PIECE = 8, 4
@@ -97,6 +98,17 @@ scan(None, torch.float32, False)
 scan(torch.tensor([0, 30, 70]), torch.float32, True)
 scan(torch.tensor([0, 30, 70]).int(), torch.bfloat16, True)
 scan(torch.tensor([0, 30, 70]), torch.float64, True)
+
+def logistic(dtype, ids, near, shared):
+    item, n = torch.ones(30, 20, dtype=dtype), torch.arange(60).view(30, 2).to(ids) % 30
+    betas = [item[:9, 0].contiguous(), item[:, 0].contiguous()] if near else [None, None]
+    two = (n, torch.ones(30, 2, dtype=dtype)) if near else (None, None)
+    sampled_logistic(
+        item[:9], item, n[:5, 0], n[:5, 1], n[0] if shared else n[:5], *betas, *two, [1.0] * 7, near
+    )
+
+logistic(torch.float32, torch.int64, True, False)
+logistic(torch.float64, torch.int32, False, True)
 print("\\n".join(f"{name} {'atom.' in ptx or 'red.global' in ptx}" for name, ptx in compiled))
 """
 

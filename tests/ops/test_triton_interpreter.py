@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
         "test_triton_aggregate.py",
         "test_triton_attention.py",
         "test_triton_gated.py",
+        "test_triton_sampled_logistic.py",
         "test_triton_selective_scan.py",
     ],
 )

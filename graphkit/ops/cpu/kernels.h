@@ -15,7 +15,9 @@ constexpr int max_reduces = 6;
 
 // A corrupt index met on the way: the kernel stops touching memory for it and reports it.
 struct Fault {
-  enum Kind : int { none = 0, rowptr = 1, col = 2, eid = 3, key = 4 };
+  enum Kind : int {
+    none = 0, rowptr = 1, col = 2, eid = 3, key = 4, user = 5, item = 6, negative = 7, neighbour = 8
+  };
   int kind = none;
   int64_t position = 0;
   int64_t value = 0;
@@ -303,6 +305,7 @@ struct IndexRange {
 
 struct IntersectRows;  // intersect.h
 class FoundEntries;
+struct SampledLogistic;  // sampled_logistic.h
 
 struct Kernels {
   const char *isa;
@@ -323,6 +326,7 @@ struct Kernels {
   void (*dense_gradient)(const DenseGradient &);
   Fault (*selective_scan_forward)(const SelectiveScan &);
   Fault (*selective_scan_backward)(const SelectiveScanBackward &);
+  Fault (*sampled_logistic)(const SampledLogistic &);
   // Counts what there is and, with `keep`, remembers where (in b too with `keep_b`).
   std::unique_ptr<FoundEntries> (*intersect_rows)(const IntersectRows &, bool keep, bool keep_b);
 };

@@ -21,10 +21,12 @@ using namespace graphkit;
 
 namespace graphkit {
 void bind_sampling(nb::module_ &m);  // sampling_module.cpp
+void bind_cooccurrence(nb::module_ &m);  // cooccurrence.cpp
 void bind_intersect(nb::module_ &m);  // intersect_module.cpp
 void bind_levels(nb::module_ &m);
 void bind_projection(nb::module_ &m);  // projection_module.cpp
 void bind_linear(nb::module_ &m);  // linear_module.cpp
+void bind_sampled_logistic(nb::module_ &m);  // sampled_logistic_module.cpp
 void bind_selective_scan(nb::module_ &m);  // selective_scan_module.cpp
 }
 
@@ -358,10 +360,12 @@ NB_MODULE(_cpu, m) {
   m.def("attention_forward", &attention_forward);
   m.def("attention_backward", &attention_backward);
   bind_sampling(m);
+  bind_cooccurrence(m);
   bind_intersect(m);
   bind_levels(m);
   bind_projection(m);
   bind_linear(m);
+  bind_sampled_logistic(m);
   bind_selective_scan(m);
   m.def("batch_norm_forward", &batch_norm_forward);
   m.def("batch_norm_backward", &batch_norm_backward);
