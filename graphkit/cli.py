@@ -368,6 +368,9 @@ def plot(
             "dataset.options.rate."
         ),
     ] = None,
+    seconds: Annotated[
+        bool, typer.Option("--seconds", help="Against training time instead of epochs.")
+    ] = False,
 ) -> None:
     """Draw the training curves of one or several runs, with the spread over seeds."""
     if over is not None:
@@ -377,7 +380,7 @@ def plot(
         return
     from graphkit.results.curves import draw
 
-    typer.echo(str(draw(folders, out)))
+    typer.echo(str(draw(folders, out, against="seconds" if seconds else "epoch")))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -59,7 +59,18 @@ def seeds_of(folder: Path) -> list[Path]:
     return found
 
 
-def draw(folders: Sequence[str | Path], target: str | Path) -> Path:
+def with_seconds(path: Path) -> list[dict[str, Any]]:
+    """The epochs of one log, each with the training time until its end.
+
+    Raises:
+        InputError: there is no ``seconds.jsonl`` beside it.
+    """
+    taken = {row["epoch"]: row["seconds"] for row in read_metrics(path.with_name("seconds.jsonl"))}
+    rows = [row for row in read_metrics(path) if row["epoch"] in taken]
+    return [{**row, "seconds": taken[row["epoch"]]} for row in rows]
+
+
+def draw(folders: Sequence[str | Path], target: str | Path, *, against: str = "epoch") -> Path:
     """Draw one or several runs and write the picture.
 
     Each run is a line, the mean over its seeds, in a band from the lowest to the highest seed.
@@ -67,6 +78,7 @@ def draw(folders: Sequence[str | Path], target: str | Path) -> Path:
     Args:
         folders: run folders, or folders of single seeds.
         target: ``.png`` or ``.svg``.
+        against: ``"epoch"``, or ``"seconds"`` of training, a line per seed.
 
     Raises:
         InputError: a folder holds no run, or the picture's format is another.
@@ -75,7 +87,8 @@ def draw(folders: Sequence[str | Path], target: str | Path) -> Path:
     target = Path(target)
     if target.suffix not in (".png", ".svg"):
         raise InputError(f"picture {target}: the name must end in .png or .svg")
-    runs = [(str(f), [read_metrics(p) for p in seeds_of(Path(f))]) for f in folders]
+    read = with_seconds if against == "seconds" else read_metrics
+    runs = [(str(f), [read(p) for p in seeds_of(Path(f))]) for f in folders]
     panels = _panels([row for _, seeds in runs for rows in seeds for row in rows[:1]])
     if not panels:
         raise InputError(f"{folders[0]}: the logs hold no figures yet")
@@ -90,8 +103,8 @@ def draw(folders: Sequence[str | Path], target: str | Path) -> Path:
         for name, seeds in runs:
             for key in keys:
                 label = key if len(runs) == 1 else f"{name}: {key}"
-                _line(axes, seeds, key, label)
-        axes.set_xlabel("epoch")
+                (_times if against == "seconds" else _line)(axes, seeds, key, label)
+        axes.set_xlabel("seconds of training" if against == "seconds" else "epoch")
         axes.set_title(title)
         axes.grid(alpha=0.25)
         axes.legend(fontsize="small", frameon=False)
@@ -132,3 +145,15 @@ def _line(axes: Any, seeds: list[list[dict[str, Any]]], key: str, label: str) ->
     if any(len(v) > 1 for v in values):
         low, high = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def _times(axes: Any, seeds: list[list[dict[str, Any]]], key: str, label: str) -> None:
+    colour = None
+    for rows in seeds:
+        points = [(row["seconds"], row[key]) for row in rows if isinstance(row.get(key), float)]
+        if points:
+            (line,) = axes.plot(
+                *zip(*points, strict=True), color=colour, linewidth=1.6,
+                label=None if colour else label,
+            )  # fmt: skip
+            colour = line.get_color()

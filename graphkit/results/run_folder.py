@@ -19,8 +19,8 @@ from graphkit.storage import atomic_write_text
 
 SEED_FORMAT = "graphkit-seed/1"
 _OWN_FILES = (
-    "config.yaml", "metrics.jsonl", "result.json", "curves.png", "degrees.json", "degrees.png",
-    "models.png", "checkpoints", ".lock",
+    "config.yaml", "metrics.jsonl", "seconds.jsonl", "result.json", "curves.png",
+    "degrees.json", "degrees.png", "models.png", "checkpoints", ".lock",
 )  # fmt: skip
 
 

@@ -29,6 +29,21 @@ class MetricsFile:
         if not self.path.is_file() or self.path.read_bytes() != text.encode():
             atomic_write_text(self.path, text)
 
+    def keep(self, epochs: int) -> None:
+        """Forget the lines after so many epochs, whatever figures the others hold."""
+        if self.path is None or not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:  # torn by a kill
+                break
+            if not isinstance(entry, dict) or entry.get("epoch", 0) > epochs:
+                break
+            kept.append(line)
+        atomic_write_text(self.path, b"".join(kept).decode())
+
     def append(self, entry: dict[str, Any]) -> None:
         """Add one epoch.
 

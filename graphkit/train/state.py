@@ -124,9 +124,10 @@ class Saver:
         run_dir = loop.settings.run_dir
         self.folder = None if run_dir is None else CheckpointFolder(run_dir, loop.world)
         rank_zero = loop.world.rank == 0
-        self.metrics = MetricsFile(
-            run_dir / "metrics.jsonl" if run_dir is not None and rank_zero else None
-        )
+        own = run_dir if rank_zero else None
+        self.metrics = MetricsFile(None if own is None else own / "metrics.jsonl")
+        # Apart: two runs of one seed have the same figures, but never the same times.
+        self.times = MetricsFile(None if own is None else own / "seconds.jsonl")
         self._written_epochs = 0
         self._seconds_before = 0.0
         self._epochs_before = 0
@@ -164,6 +165,7 @@ class Saver:
         state = self.loop.state
         for entry in state.history[self._written_epochs :]:
             self.metrics.append(entry)
+            self.times.append({"epoch": entry["epoch"], "seconds": round(self.seconds(), 3)})
         self._written_epochs = len(state.history)
         if self.folder is None:
             return
@@ -268,6 +270,7 @@ class Saver:
         self._written_epochs = len(self.loop.state.history)
         self._saved_step = self.loop.state.step
         self.metrics.rewrite(self.loop.state.history)
+        self.times.keep(len(self.loop.state.history))
         if self.loop.world.rank == 0:
             self._write_best()
         return True

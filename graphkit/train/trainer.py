@@ -40,7 +40,8 @@ class Trainer:
         batch_size: graphs per batch, over all workers together; ``None`` for the task's own.
         seed: decides shuffling, dropout and all other random numbers of the run. The weights are
             the caller's: build the model after ``seed_everything(seed)``.
-        run_dir: folder for ``metrics.jsonl`` and ``checkpoints/``; ``None`` writes nothing.
+        run_dir: folder for ``metrics.jsonl``, ``seconds.jsonl`` and ``checkpoints/``; ``None``
+            writes nothing.
         plugins: trainer plugins, composed in this order.
         optimizer: ``{"name": "AdamW", "lr": 1e-3, ...}`` or a callable that takes the parameters.
         accelerator: "auto", "cpu", "cuda" ... as Lightning Fabric understands it.

@@ -224,6 +224,9 @@ def test_curves_of_several_runs(finished: tuple[Path, ResultRecord], tmp_path: P
     folder = finished[0] / "demo" / "gcn"
     svg = curves.draw([folder, folder / "0"], tmp_path / "both.svg").read_text()
     assert svg.startswith("<?xml")
+    timed = curves.draw([folder], tmp_path / "timed.svg", against="seconds").read_text()
+    assert timed.startswith("<?xml")
+    assert timed != curves.draw([folder], tmp_path / "one.svg").read_text()
     with pytest.raises(InputError, match=r"\.png or \.svg"):
         curves.draw([folder], tmp_path / "x.pdf")
     with pytest.raises(InputError, match=r"no metrics\.jsonl"):

@@ -160,6 +160,9 @@ def test_metrics_file_follows_the_checkpoint(tmp_path):
     result, _ = train(tmp_path)
     assert [json.loads(line) for line in path.read_text().splitlines()] == result.history
     assert [entry["epoch"] for entry in result.history] == list(range(1, EPOCHS + 1))
+    times = [json.loads(line) for line in (tmp_path / "seconds.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in times] == list(range(1, EPOCHS + 1))
+    assert [entry["seconds"] for entry in times] == sorted(entry["seconds"] for entry in times)
 
 
 def test_best_weights_agree_with_the_checkpoint_after_a_crash_between_the_two(tmp_path):
