@@ -122,6 +122,11 @@ class FastRP:
                 raise InputError(f"{name}: {chosen[name]!r}, wanted {' or '.join(known)}")
         self.dim, self.seed = _at_least_one("dim", chosen["dim"]), int(chosen["seed"])
         self.variant, self.gds = chosen["variant"], chosen["variant"] == "gds"
+        self.merge, self.input_matrix = chosen["merge"], chosen["input_matrix"]
+        self.projection, self.rng = chosen["projection"], chosen["rng"]
+        self.normalize_rows = self.gds or bool(chosen["normalize_rows"])
+        self.standardize = not self.gds and bool(chosen["standardize"])
+        self.progress: Callable[[int, int], None] | None = chosen["progress"]
         default = _GDS if self.gds else _PAPER
         given = default if chosen["weights"] is None else tuple(chosen["weights"])
         self.weights = tuple(float(w) for w in given)
@@ -141,13 +146,12 @@ class FastRP:
                 f"self_influence, property_ratio: {self.self_influence}, {self.property_ratio}, "
                 "wanted at least 0, and 0..1"
             )
-        if not self.gds and (self.self_influence or self.property_ratio or chosen["rng"] == "gds"):
+        if not self.gds and (self.self_influence or self.property_ratio or self.rng == "gds"):
             raise InputError(
                 "variant: 'paper' has no self_influence, property_ratio or rng='gds', wanted 'gds'"
             )
-        if self.gds and (chosen["merge"], chosen["input_matrix"], chosen["projection"]) != (
-            "sum", "trans", "sparse",
-        ):  # fmt: skip
+        own = (self.merge, self.input_matrix, self.projection)
+        if self.gds and own != ("sum", "trans", "sparse"):
             raise InputError(
                 "variant: 'gds' has no concatenated powers, no adjacency as input and no gaussian "
                 "projection, wanted 'paper'"
@@ -192,7 +196,7 @@ class FastRP:
             raise InputError(f"node_ids: {ids.dtype} {list(ids.shape)}, wanted [{n}] integers")
         start = _Start(self, graph, ids.to(graph.csr.col.device), self._features(x, n))
         step = _Step(self, graph)
-        concat = self._settings["merge"] == "concat"
+        concat = self.merge == "concat"
         out = torch.empty(n, self.dim * (len(self.weights) if concat else 1), device=start.device)
         if n == 0:
             return out
@@ -201,12 +205,11 @@ class FastRP:
             # Two blocks of columns beside the result: less than a third of it.
             width = max(16, self.dim // 8 // 16 * 16)
         blocks = [(c, min(c + width, self.dim)) for c in range(0, self.dim, width)]
-        normalize = self.gds or bool(self._settings["normalize_rows"])
-        _Run(self, start, step, out, blocks, normalize and not concat).all(concat)
-        if concat and normalize:
+        _Run(self, start, step, out, blocks, self.normalize_rows and not concat).all(concat)
+        if concat and self.normalize_rows:
             for at in range(0, out.size(1), self.dim):
                 _scale_rows(out[:, at : at + self.dim], 1.0)
-        if not concat and not self.gds and self._settings["standardize"]:
+        if not concat and self.standardize:
             for first, last in blocks:
                 _standardize(out[:, first:last])
         return out
@@ -241,13 +244,13 @@ class _Start:
         self.scale = torch.where(base > 0, base, 1.0).pow(model.beta) * (base > 0)
         self.scale = (self.scale * math.sqrt(self.s / model.dim)).float()[:, None]
         self.random = model.dim - int(model.dim * model.property_ratio)
-        self.gds_rng = model.get_params()["rng"] == "gds"
+        self.gds_rng = model.rng == "gds"
 
     def entries(self, first: int, last: int) -> Tensor:
         """Entries 1, 0, -1 of R, or its Gaussian ones in units of ``sqrt(s / d)``."""
         if self.gds_rng:
             return gds_entries(self.ids, self.model.seed, first, last)
-        if self.model.get_params()["projection"] == "gaussian":
+        if self.model.projection == "gaussian":
             return _normal(self.ids, first, last, self.model.seed) / math.sqrt(self.s)
         return random_signs(self.ids, (first, last), density=1.0 / self.s, seed=self.model.seed)
 
@@ -280,8 +283,7 @@ class _Step:
 
     def __init__(self, model: FastRP, graph: GraphInput) -> None:
         self.csr, self.weight = graph.csr, graph.weight
-        self.mean = model.gds or model.get_params()["input_matrix"] == "trans"
-        self.one_by_one = not model.gds and self.weight is None
+        self.mean = model.gds or model.input_matrix == "trans"
         if self.mean and self.weight is not None:
             total = graph.csr.degree.float() if model.gds else _row_sums(graph).float()
             share = torch.where(total > 0, 1.0 / total, 0.0)
@@ -379,7 +381,7 @@ class _Run:
             self._add(block, u, self.first, share)
 
     def _is_sparse(self) -> bool:
-        return not self.model.gds and self.model.get_params()["projection"] == "sparse"
+        return not self.model.gds and self.model.projection == "sparse"
 
     def _first(self, block: Tensor) -> Tensor:
         """The first product, along the few entries that are not 0."""
@@ -408,9 +410,8 @@ class _Run:
 
     def _tell(self) -> None:
         self.done += 1
-        progress = self.model.get_params()["progress"]
-        if progress is not None:
-            progress(self.done, self.total)
+        if self.model.progress is not None:
+            self.model.progress(self.done, self.total)
 
 
 def _row_sums(graph: GraphInput) -> Tensor:
