@@ -51,9 +51,10 @@ class _Drop(torch.autograd.Function):
         keep = (words.view(torch.int16)[: x.numel()] >= steps - _STEPS // 2).view(x.shape)
         ctx.save_for_backward(keep)
         ctx.scale = _STEPS / (_STEPS - steps)
-        return torch.where(keep, x, 0.0).mul_(ctx.scale)
+        # A product: torch.where takes five times as long on the CPU.
+        return (x * keep).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (keep,) = ctx.saved_tensors
-        return torch.where(keep, grad, 0.0) * ctx.scale, None
+        return (grad * keep).mul_(ctx.scale), None
