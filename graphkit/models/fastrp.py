@@ -13,7 +13,7 @@ from graphkit.errors import InputError
 from graphkit.models.fastrp_gds import gds_entries
 from graphkit.models.graph_input import GraphInput, read_graph
 from graphkit.ops import aggregate, random_signs
-from graphkit.ops.random_signs import hashed
+from graphkit.ops.hashing import hashed
 
 _SMALL = 64 << 20  # bytes of an embedding that is propagated in one piece
 _EPS = 1e-12

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graphkit.ops.hashing import shift_right, signed
+
 _V = 4101842887655102017
 _SIXTH = 1.0 / 6.0
 
@@ -29,23 +31,19 @@ class _Streams:
     def next(self) -> Tensor:
         """64 bits of each, as int64."""
         self.u = self.u * 2862933555777941757 + 7046029254386353087
-        self.v = self.v ^ _down(self.v, 17)
+        self.v = self.v ^ shift_right(self.v, 17)
         self.v = self.v ^ (self.v << 31)
-        self.v = self.v ^ _down(self.v, 8)
-        self.w = 4294957665 * self.w + _down(self.w, 32)
+        self.v = self.v ^ shift_right(self.v, 8)
+        self.w = 4294957665 * self.w + shift_right(self.w, 32)
         x = self.u ^ (self.u << 21)
-        x = x ^ _down(x, 35)
+        x = x ^ shift_right(x, 35)
         x = x ^ (x << 4)
         return (x + self.v) ^ self.w
 
     def unit(self) -> Tensor:
         """Doubles in [0, 1) of 53 bits."""
-        high, low = _down(self.next(), 38), _down(self.next(), 37)
+        high, low = shift_right(self.next(), 38), shift_right(self.next(), 37)
         return (high * (1 << 27) + low).double() * 2.0**-53
-
-
-def _down(z: Tensor, places: int) -> Tensor:
-    return (z >> places) & ((1 << (64 - places)) - 1)
 
 
 def gds_entries(ids: Tensor | None, seed: int, first: int, last: int) -> Tensor:
@@ -63,7 +61,7 @@ def gds_entries(ids: Tensor | None, seed: int, first: int, last: int) -> Tensor:
         >>> (gds_entries(torch.arange(2), 42, 0, 4) + 0.0).tolist()
         [[0.0, -1.0, 0.0, -1.0], [1.0, 0.0, -1.0, 0.0]]
     """
-    base = _Streams(torch.tensor([_signed(seed)])).next()
+    base = _Streams(torch.tensor([signed(seed)])).next()
     streams = _Streams(base if ids is None else base.to(ids.device) ^ ids.long())
     columns = []
     for column in range(last):
@@ -71,8 +69,3 @@ def gds_entries(ids: Tensor | None, seed: int, first: int, last: int) -> Tensor:
         if column >= first:
             columns.append((z < _SIXTH).float() - ((z >= _SIXTH) & (z < 2 * _SIXTH)).float())
     return torch.stack(columns, dim=1) if columns else torch.empty(len(streams.u), 0)
-
-
-def _signed(seed: int) -> int:
-    bits = seed % (1 << 64)
-    return bits - (1 << 64) if bits >> 63 else bits

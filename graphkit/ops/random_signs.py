@@ -8,9 +8,9 @@ from torch import Tensor
 from graphkit.errors import InputError
 from graphkit.ops import cpu
 from graphkit.ops.backends import current
+from graphkit.ops.hashing import hashed, signed
 from graphkit.ops.random_walk import seed_bits
 
-_GOLDEN = 0x9E3779B97F4A7C15
 _LOW = 0xFFFFFFFF
 
 
@@ -67,30 +67,7 @@ def random_signs(
 def random_signs_reference(ids: Tensor, first: int, last: int, threshold: int, seed: int) -> Tensor:
     """The same entries in plain torch, on any device."""
     column = torch.arange(first, last, device=ids.device)
-    bits = hashed(hashed(_signed(seed), ids)[:, None], column[None, :] >> 1)
+    bits = hashed(hashed(signed(seed), ids)[:, None], column[None, :] >> 1)
     bits = torch.where((column & 1).bool(), bits >> 32, bits) & _LOW
     half = threshold // 2
     return (bits < half).float() - ((bits >= half) & (bits < threshold)).float()
-
-
-def hashed(key: Tensor | int, counter: Tensor) -> Tensor:
-    """64 bits, as int64, that are decided by a key and a counter (SplitMix64's finaliser).
-
-    Example:
-        >>> hashed(0, torch.tensor([0])).item() & (2**64 - 1) == 0xE220A8397B1DCDAF
-        True
-    """
-    z = key + (counter.long() + 1) * _signed(_GOLDEN)
-    z = (z ^ _down(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _down(z, 27)) * _signed(0x94D049BB133111EB)
-    return z ^ _down(z, 31)
-
-
-def _down(z: Tensor, places: int) -> Tensor:
-    """Shift as an unsigned number is shifted."""
-    return (z >> places) & ((1 << (64 - places)) - 1)
-
-
-def _signed(bits: int) -> int:
-    """The int64 of the same 64 bits."""
-    return bits - (1 << 64) if bits >> 63 else bits
