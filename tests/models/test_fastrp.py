@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graphkit.errors import InputError
-from graphkit.models import FastRP
+from graphkit.models import FastRP, fastrp_powers
 from graphkit.models import fastrp as fastrp_module
 from graphkit.ops import CSR, available, backend, random_signs
 
@@ -133,7 +133,7 @@ def test_a_path_of_three_nodes(
     weights: list[float], beta: float, wanted: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = lambda self, first, last: (torch.eye(3) * math.sqrt(3 / self.s))[:, first:last]  # noqa: E731
-    monkeypatch.setattr(fastrp_module._Start, "entries", unit)
+    monkeypatch.setattr(fastrp_powers.Start, "entries", unit)
     model = plain(3, weights, beta=beta)
     z = model.fit_transform(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]))
     torch.testing.assert_close(z, torch.tensor(wanted))
@@ -152,7 +152,7 @@ def test_without_norms_it_is_the_dense_polynomial(matrix: str, projection: str) 
     if projection == "sparse":
         r = random_signs(torch.arange(n), (0, d), density=1 / s, seed=9).double() * math.sqrt(s / d)
     else:
-        r = fastrp_module._normal(torch.arange(n), 0, d, 9).double() / math.sqrt(d)
+        r = fastrp_powers.gaussian(torch.arange(n), 0, d, 9).double() / math.sqrt(d)
     scale = torch.where(degree > 0, (degree / degree.sum()).clamp(min=1e-9) ** beta, 0.0)
     u, wanted = scale[:, None] * r, torch.zeros(n, d, dtype=torch.float64)
     for w in weights:
