@@ -22,6 +22,7 @@ from graphkit.nn.embedding.low_rank import (
     mimic_linear,
     mimic_table,
 )
+from graphkit.nn.embedding.owner import TableOwner
 from graphkit.nn.embedding.shared import (
     GRAD_SCALES,
     SharedArray,
@@ -59,6 +60,7 @@ __all__ = [
     "SharedLinear",
     "SlotMap",
     "Spec",
+    "TableOwner",
     "bipartite_modularity",
     "check_no_leak",
     "check_spec",
