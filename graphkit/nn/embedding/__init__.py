@@ -4,6 +4,7 @@ from graphkit.nn.embedding.clustering import (
     Clusters,
     bipartite_modularity,
     cluster_pairs,
+    codes_of_size,
     find_resolution,
 )
 from graphkit.nn.embedding.codes import (
@@ -65,6 +66,7 @@ __all__ = [
     "check_no_leak",
     "check_spec",
     "cluster_pairs",
+    "codes_of_size",
     "double_codes",
     "double_frequency_codes",
     "double_graph_codes",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
-from graphkit.nn.embedding.clustering import Clusters, cluster_pairs, find_resolution
+from graphkit.nn.embedding.clustering import Clusters, cluster_pairs, codes_of_size
 from graphkit.nn.embedding.codes import (
     Codes,
     double_codes,
@@ -54,7 +54,8 @@ def make_table(
                                 ``lsh_structure``, ``graph`` (GraphHash) or ``double_graph``
     ``gamma``                   sizes both tables as GraphHash with this resolution does; or
                                 ``rows`` (a number, or one for ``user`` and ``item`` each), or
-                                ``fraction`` of the ids
+                                ``fraction`` of the ids of each side. All methods keep exactly so
+                                many rows; only ``lsh`` and ``lsh_structure`` may differ
     ``seed``                    of all hashes; by default the seed of torch's generator
     ``store``                   how the rows are kept: ``dense``, ``hashednet``, ``robe``,
                                 ``roast``, ``randomfold`` (with ``ratio``, ``block``,
@@ -147,8 +148,8 @@ def resolve(spec: Spec | None, interactions: Any, side: str) -> Codes | None:
     num_ids = users if side == "user" else items
     method = spec["method"]
     clusters: Clusters | None = None
-    if "gamma" in spec or method in ("graph", "double_graph"):
-        clusters = cluster_pairs(pairs, users, items, _resolution(spec, pairs, users, items))
+    if "gamma" in spec:
+        clusters = cluster_pairs(pairs, users, items, float(spec["gamma"]))
     rows = _num_rows(spec, clusters, num_ids, side)
     generator = _generator(spec, side)
     if method == "random":
@@ -170,8 +171,10 @@ def resolve(spec: Spec | None, interactions: Any, side: str) -> Codes | None:
         if method == "frequency":
             return frequency_codes(counts, rows)
         return double_frequency_codes(counts, rows, generator)
-    assert clusters is not None
-    found = Codes(clusters.user_codes if side == "user" else clusters.item_codes, rows)
+    if clusters is None:
+        found = Codes(*codes_of_size(pairs, users, items, side, rows))
+    else:
+        found = Codes(clusters.user_codes if side == "user" else clusters.item_codes, rows)
     return found if method == "graph" else double_graph_codes(found, generator)
 
 
@@ -301,10 +304,6 @@ def check_spec(spec: Spec | None) -> None:
             f"table: method {method!r} wants one of gamma, rows and fraction, got "
             f"{' and '.join(sizes) or 'none'}"
         )
-    if method in ("graph", "double_graph") and "rows" in spec:
-        raise InputError(
-            f"table.rows: method {method!r} cannot hit a number exactly; give gamma or fraction"
-        )
     _check_number(spec, "gamma", float("inf"))
     _check_number(spec, "fraction", 1.0)
     if store in MAPPINGS and "ratio" not in spec:
@@ -325,13 +324,6 @@ def _check_number(spec: Spec, key: str, largest: float) -> None:
     if not number or not 0 < value <= largest or value == float("inf"):
         wanted = "a positive number" if largest == float("inf") else "a number in (0, 1]"
         raise InputError(f"table.{key}: {value!r}, wanted {wanted}")
-
-
-def _resolution(spec: Spec, pairs: Tensor, users: int, items: int) -> float:
-    if "gamma" in spec:
-        return float(spec["gamma"])
-    rows = max(round(spec["fraction"] * (users + items)), 2)
-    return find_resolution(pairs, users, items, rows)
 
 
 def _num_rows(spec: Spec, clusters: Clusters | None, num_ids: int, side: str) -> int:
