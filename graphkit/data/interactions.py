@@ -130,6 +130,10 @@ class Interactions:
         """Which of the pairs are among these; shapes are broadcast."""
         return is_among(users.long() * self.num_items + items, self._keys)
 
+    def draw_others(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """For each of some users, none of whom has all items, an item without a pair."""
+        return draw_absent(users, self.num_items, self._keys, generator)
+
     def seen(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """All pairs of some users, as rows of ``users`` and items: ``([M], [M])``."""
         home = users.device
@@ -160,6 +164,30 @@ def union(first: Interactions, second: Interactions) -> Interactions:
         raise InputError(f"interactions: {first} and {second} are not of the same ids")
     together = torch.cat([first.edge_index, second.edge_index], dim=1)
     return Interactions(together, first.num_users, first.num_items)
+
+
+def draw_absent(users: Tensor, num_items: int, keys: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw for each user an item that it has no pair with, uniformly.
+
+    Args:
+        users: int64 ``[B]``; none of them may have a pair with every item.
+        num_items: ``I``.
+        keys: ``user * I + item`` of all pairs, ascending.
+        generator: decides the draw.
+
+    Shapes:
+        - **out:** int64 ``[B]``
+
+    Example:
+        >>> draw_absent(torch.tensor([0, 0]), 3, torch.tensor([0, 1, 5]), torch.Generator())
+        tensor([2, 2])
+    """
+    drawn = torch.randint(num_items, users.shape, generator=generator)
+    again = torch.arange(drawn.numel())
+    while again.numel():
+        again = again[is_among(users[again] * num_items + drawn[again], keys)]
+        drawn[again] = torch.randint(num_items, (again.numel(),), generator=generator)
+    return drawn
 
 
 def check_parts(train: Interactions, test: Interactions, name: str = "dataset") -> None:

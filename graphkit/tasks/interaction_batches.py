@@ -37,14 +37,8 @@ def draw_negatives(
         >>> draw_negatives(pairs, torch.tensor([0, 0]), 2, torch.Generator()).tolist()
         [[2, 2], [2, 2]]
     """
-    shape = (users.numel(), number)
-    drawn = torch.randint(pairs.num_items, shape, generator=generator).view(-1)
-    again = torch.arange(drawn.numel())
-    owner = users.repeat_interleave(number)
-    while again.numel():
-        again = again[pairs.contains(owner[again], drawn[again])]
-        drawn[again] = torch.randint(pairs.num_items, (again.numel(),), generator=generator)
-    return drawn.view(shape)
+    owners = users.repeat_interleave(number)
+    return pairs.draw_others(owners, generator).view(users.numel(), number)
 
 
 class TrainInteractions:
