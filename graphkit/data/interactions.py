@@ -191,13 +191,10 @@ def draw_absent(users: Tensor, num_items: int, keys: Tensor, generator: torch.Ge
 
 
 def check_parts(train: Interactions, test: Interactions, name: str = "dataset") -> None:
-    """Refuse pairs that are both learnt from and tested on; warn of ids that look 1-based.
+    """Refuse pairs that are both learnt from and tested on.
 
     Raises:
         InputError: a shared pair, no training pairs, or no test pairs.
-
-    Warns:
-        UserWarning: no user, or no item, has the id 0.
     """
     if train.num_pairs == 0 or test.num_pairs == 0:
         raise InputError(f"{name}: {train.num_pairs} training and {test.num_pairs} test pairs")
@@ -208,6 +205,14 @@ def check_parts(train: Interactions, test: Interactions, name: str = "dataset") 
             f"{name}: {int(shared.sum())} of {test.num_pairs} test pairs are training pairs, the "
             f"first is user {user} with item {item}; masked in the ranking, they can never be hit"
         )
+
+
+def warn_of_first_ids(train: Interactions, test: Interactions, name: str = "dataset") -> None:
+    """Warn of ids that look as if they counted from 1.
+
+    Warns:
+        UserWarning: no user, or no item, has the id 0.
+    """
     for side, row in (("user", 0), ("item", 1)):
         if min(int(part.edge_index[row].min()) for part in (train, test)) > 0:
             warnings.warn(

@@ -60,12 +60,15 @@ class InteractionBatch:
         users: int64 ``[B]``.
         items: int64 ``[B]``.
         negatives: int64 ``[B, N]``, ``[N]`` where the batch shares them, or ``None``.
+        whole: number of pairs of the step, of which this worker has some; 0 for all of them. Only
+            losses that are sums over pairs need it: workers' losses are averaged.
         split: ``train``; ``valid`` and ``test`` batches are empty and stand for the whole split.
     """
 
     users: Tensor
     items: Tensor
     negatives: Tensor | None = None
+    whole: int = 0
     split: str = "train"
 
     @property

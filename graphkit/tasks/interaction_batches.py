@@ -157,7 +157,9 @@ class TrainInteractions:
             mine = slice(self.rank, None, self.world_size)
             if negatives is not None and not self.sampling.shared:
                 negatives = negatives[mine]
-            yield InteractionBatch(own_users[mine], own_items[mine], negatives)
+            yield InteractionBatch(
+                own_users[mine], own_items[mine], negatives, whole=own_users.numel()
+            )
         self.epoch += 1
         self.position = 0
 
