@@ -268,6 +268,11 @@ def hold_out_pairs(
 
     Raises:
         InputError: a share out of range, or nothing that could be taken.
+
+    Example:
+        >>> nine = Interactions(torch.stack([torch.arange(9), torch.arange(9)]))
+        >>> [part.num_pairs for part in hold_out_pairs(nine, 1 / 9, seed=0)]
+        [8, 1]
     """
     _check_share(share, seed)
     order = torch.randperm(whole.num_pairs, generator=seeded(seed, 0x9147))

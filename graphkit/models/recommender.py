@@ -34,6 +34,13 @@ class Sampling:
         shared: one set of negatives for the whole batch.
         exclude_positives: negatives are items without a training pair with the user; always so
             for ``users`` and ``each_user``.
+
+    Raises:
+        InputError: an unknown kind, a negative number, or ``shared`` with ``exclude_positives``.
+
+    Example:
+        >>> Sampling("pairs", num_negatives=4).shared
+        False
     """
 
     kind: Literal["pairs", "users", "each_user", "full"] = "pairs"

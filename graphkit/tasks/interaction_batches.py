@@ -59,6 +59,12 @@ class TrainInteractions:
     Raises:
         InputError: sizes out of range, or a user who has a pair with every item and needs one
             that is none.
+
+    Example:
+        >>> from graphkit.data.interactions import Interactions
+        >>> pairs = Interactions(torch.tensor([[0, 0, 1], [0, 1, 2]]))
+        >>> [batch.num_graphs for batch in TrainInteractions(pairs, Sampling("pairs"), 2)]
+        [2, 1]
     """
 
     def __init__(
