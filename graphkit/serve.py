@@ -92,8 +92,11 @@ def load_recommender(path: str | os.PathLike[str]) -> Recommender:
         if not isinstance(model, Recommender):
             raise CheckpointError(f"{path}: {about['name']} is no recommender")
         pairs = tensors.pop(_PAIRS)
+        state = {k.removeprefix(_WEIGHTS): v for k, v in tensors.items()}
+        # Tables as they were saved: hashes drawn anew might need another number of rows.
+        model.lay_out(state)
         model.prepare(Interactions(pairs, model.num_users, model.num_items))
-        model.load_state_dict({k.removeprefix(_WEIGHTS): v for k, v in tensors.items()})
+        model.load_state_dict(state)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: does not fit together: {error}") from None
     return model.eval()
@@ -131,7 +134,7 @@ class ItemIndex:
         if kind not in _KINDS:
             known = ", ".join(_KINDS)
             raise InputError(f"kind: {kind!r} is not one of {known}{nearest(kind, _KINDS)}")
-        self.kind, self.model = kind, model
+        self.kind, self.model, self.ef = kind, model, ef
         users, items = embeddings(model)
         self.users = users
         library = _library(kind)
@@ -146,7 +149,6 @@ class ItemIndex:
             self.index = library.Index(space="ip", dim=items.shape[1])
             self.index.init_index(max_elements=len(items), ef_construction=ef, M=links)
             self.index.add_items(items, np.arange(len(items)), num_threads=1)
-            self.index.set_ef(ef)
 
     def recommend(
         self, user_ids: Tensor | list[int], k: int = 20, exclude_seen: bool = True
@@ -181,7 +183,7 @@ class ItemIndex:
         if self.kind == "faiss":
             scores, items = self.index.search(vectors, k)
         else:
-            self.index.set_ef(max(k + 1, 200))
+            self.index.set_ef(max(k + 1, self.ef))  # never below k, which the library refuses
             items, distances = self.index.knn_query(vectors, k=k, num_threads=1)
             scores = 1.0 - distances
         return torch.from_numpy(items.astype(np.int64)), torch.from_numpy(scores)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphkit.data.link_split import is_among
+from graphkit.data.frames import read_frame
+from graphkit.data.interactions import draw_absent
 from graphkit.data.loader import epoch_permutation
-from graphkit.errors import CorruptFileError, DatasetNotFoundError, InputError, nearest
+from graphkit.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,7 +299,7 @@ class ClickLoader:
 
 
 def read_clicks(
-    source: str | Path | pd.DataFrame,
+    source: str | os.PathLike[str] | pd.DataFrame,
     *,
     user: str = "user",
     item: str = "item",
@@ -315,7 +316,8 @@ def read_clicks(
     """Read click data from a table.
 
     Args:
-        source: a CSV (``.csv``, ``.tsv``, also compressed) or Parquet file, or a data frame.
+        source: a CSV or Parquet file, see :func:`graphkit.data.frames.read_frame`, or a data
+            frame.
         user, item: columns of ids, of any type; they are numbered in sorted order.
         label: column of labels 0 and 1; ``None`` for a log in which every row counts as 1.
         threshold: a row counts as 1 where the label is at least this (ratings).
@@ -341,7 +343,7 @@ def read_clicks(
         >>> read_clicks(frame).model_args()["num_users"]
         5
     """
-    frame = _frame(source)
+    frame = read_frame(source) if isinstance(source, str | os.PathLike) else source
     wanted = [user, item, *contexts, *user_features, *item_features]
     wanted += [column for column in (label, split) if column is not None]
     for column in wanted:
@@ -400,13 +402,7 @@ def _with_negatives(rows: ClickBatch, num_items: int, count: int, seed: int) -> 
     sources = (rows.y > 0).nonzero().flatten().repeat_interleave(count)
     drawn = rows.rows(sources)
     generator = torch.Generator().manual_seed(seed)
-    drawn.items = torch.randint(num_items, sources.shape, generator=generator)
-    wrong = torch.arange(len(sources))
-    while True:
-        wrong = wrong[is_among(drawn.users[wrong] * num_items + drawn.items[wrong], used)]
-        if not len(wrong):
-            break
-        drawn.items[wrong] = torch.randint(num_items, wrong.shape, generator=generator)
+    drawn.items = draw_absent(drawn.users, num_items, used, generator)
     drawn.y = torch.zeros(len(sources))
     joined = {
         f.name: torch.cat([getattr(rows, f.name), getattr(drawn, f.name)])
@@ -421,22 +417,3 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
         return frame[column].to_numpy(dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{column}: wanted numbers, got {frame[column].iloc[0]!r}") from None
-
-
-def _frame(source: Any) -> pd.DataFrame:
-    import pandas as pd
-
-    if isinstance(source, pd.DataFrame):
-        return source
-    path = Path(source)
-    if not path.is_file():
-        raise DatasetNotFoundError(f"{path}: no such file")
-    try:
-        if path.suffix in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        separator = "\t" if ".tsv" in path.suffixes else ","
-        return pd.read_csv(path, sep=separator)
-    except ImportError as error:
-        raise InputError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
-    except Exception as error:
-        raise CorruptFileError(f"{path}: no table: {error}") from error

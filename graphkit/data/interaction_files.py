@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphkit.data.frames import read_frame
 from graphkit.errors import CorruptFileError, DatasetNotFoundError, InputError
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def read_table(
     """Read users and items from a CSV or Parquet file, a data frame, or a ``[2, E]`` tensor.
 
     Args:
-        source: a path that ends in ``.csv``, ``.csv.gz``, ``.tsv``, ``.txt`` or ``.parquet``; or
-            the table itself. CSV files have a header line.
+        source: a CSV or Parquet file, see :func:`graphkit.data.frames.read_frame`; or the table
+            itself.
         user: name or position of the column of users.
         item: name or position of the column of items.
 
@@ -121,12 +122,13 @@ def read_table(
         InputError: no such column, a missing value, an unknown kind of file, or a Parquet file and
             no reader for it.
         DatasetNotFoundError: there is no such file.
+        CorruptFileError: it cannot be read as a table.
     """
     if isinstance(source, Tensor):
         if source.dim() != 2 or source.size(0) != 2 or source.is_floating_point():
             raise InputError(f"pairs: {source.dtype} {list(source.shape)}, wanted int [2, E]")
         return source[0].numpy(), source[1].numpy()
-    frame = _frame(source) if isinstance(source, str | os.PathLike) else source
+    frame = read_frame(source) if isinstance(source, str | os.PathLike) else source
     columns = []
     for what, column in (("user", user), ("item", item)):
         known = list(frame.columns)
@@ -149,25 +151,3 @@ def read_table(
 
 def _texts(values: Any) -> np.ndarray[Any, Any]:
     return np.array([str(value) for value in values], dtype=str)
-
-
-def _frame(path: str | os.PathLike[str]) -> pandas.DataFrame:
-    import pandas
-
-    name = str(path).lower()
-    if not Path(path).is_file():
-        raise DatasetNotFoundError(f"{path}: there is no such file")
-    if name.endswith(".parquet"):
-        try:
-            return pandas.read_parquet(path)
-        except ImportError as error:
-            raise InputError(
-                f"{path}: reading Parquet needs pyarrow; pip install 'graphkit[parquet]', or give "
-                "a CSV file"
-            ) from error
-    if name.endswith((".csv", ".csv.gz", ".tsv", ".txt")):
-        try:
-            return pandas.read_csv(path, sep="\t" if name.endswith(".tsv") else ",")
-        except (ValueError, UnicodeDecodeError) as error:
-            raise CorruptFileError(f"{path}: no table of values: {error}") from error
-    raise InputError(f"{path}: wanted .csv, .csv.gz, .tsv, .txt or .parquet")

@@ -130,6 +130,10 @@ class Interactions:
         """Which of the pairs are among these; shapes are broadcast."""
         return is_among(users.long() * self.num_items + items, self._keys)
 
+    def draw_others(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """For each of some users, none of whom has all items, an item without a pair."""
+        return draw_absent(users, self.num_items, self._keys, generator)
+
     def seen(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """All pairs of some users, as rows of ``users`` and items: ``([M], [M])``."""
         home = users.device
@@ -162,14 +166,35 @@ def union(first: Interactions, second: Interactions) -> Interactions:
     return Interactions(together, first.num_users, first.num_items)
 
 
+def draw_absent(users: Tensor, num_items: int, keys: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw for each user an item that it has no pair with, uniformly.
+
+    Args:
+        users: int64 ``[B]``; none of them may have a pair with every item.
+        num_items: ``I``.
+        keys: ``user * I + item`` of all pairs, ascending.
+        generator: decides the draw.
+
+    Shapes:
+        - **out:** int64 ``[B]``
+
+    Example:
+        >>> draw_absent(torch.tensor([0, 0]), 3, torch.tensor([0, 1, 5]), torch.Generator())
+        tensor([2, 2])
+    """
+    drawn = torch.randint(num_items, users.shape, generator=generator)
+    again = torch.arange(drawn.numel())
+    while again.numel():
+        again = again[is_among(users[again] * num_items + drawn[again], keys)]
+        drawn[again] = torch.randint(num_items, (again.numel(),), generator=generator)
+    return drawn
+
+
 def check_parts(train: Interactions, test: Interactions, name: str = "dataset") -> None:
-    """Refuse pairs that are both learnt from and tested on; warn of ids that look 1-based.
+    """Refuse pairs that are both learnt from and tested on.
 
     Raises:
         InputError: a shared pair, no training pairs, or no test pairs.
-
-    Warns:
-        UserWarning: no user, or no item, has the id 0.
     """
     if train.num_pairs == 0 or test.num_pairs == 0:
         raise InputError(f"{name}: {train.num_pairs} training and {test.num_pairs} test pairs")
@@ -180,6 +205,14 @@ def check_parts(train: Interactions, test: Interactions, name: str = "dataset") 
             f"{name}: {int(shared.sum())} of {test.num_pairs} test pairs are training pairs, the "
             f"first is user {user} with item {item}; masked in the ranking, they can never be hit"
         )
+
+
+def warn_of_first_ids(train: Interactions, test: Interactions, name: str = "dataset") -> None:
+    """Warn of ids that look as if they counted from 1.
+
+    Warns:
+        UserWarning: no user, or no item, has the id 0.
+    """
     for side, row in (("user", 0), ("item", 1)):
         if min(int(part.edge_index[row].min()) for part in (train, test)) > 0:
             warnings.warn(
@@ -235,6 +268,11 @@ def hold_out_pairs(
 
     Raises:
         InputError: a share out of range, or nothing that could be taken.
+
+    Example:
+        >>> nine = Interactions(torch.stack([torch.arange(9), torch.arange(9)]))
+        >>> [part.num_pairs for part in hold_out_pairs(nine, 1 / 9, seed=0)]
+        [8, 1]
     """
     _check_share(share, seed)
     order = torch.randperm(whole.num_pairs, generator=seeded(seed, 0x9147))

@@ -22,6 +22,7 @@ from graphkit.data.interactions import (
     check_parts,
     hold_out,
     hold_out_pairs,
+    warn_of_first_ids,
 )
 from graphkit.data.locate import Source
 from graphkit.errors import InputError, nearest
@@ -108,6 +109,7 @@ class RecommendationDataset(GraphDataset):
         )
         self._parsed, self.seed = parsed, seed
         whole, test = (Interactions(pairs, self.num_users, self.num_items) for pairs in both)
+        check_parts(whole, test, card.name)
         if self.protocol == "official":
             train, valid = whole, test
             self.known = {"valid": whole, "test": whole}
@@ -179,7 +181,7 @@ def build(
 ) -> RecommendationDataset:
     """Make the data set, and say what is odd about its files or its protocol."""
     dataset = RecommendationDataset(card, parsed, sha256, options, seed)
-    check_parts(dataset.known["test"], dataset.held["test"], card.name)
+    warn_of_first_ids(dataset.known["test"], dataset.held["test"], card.name)
     if dataset.protocol == "official":
         warnings.warn(
             f"{card.name}: protocol='official' chooses the epoch on the TEST pairs, as the "

@@ -17,7 +17,7 @@ from graphkit.nn.embedding import (
     double_graph_codes,
     find_resolution,
 )
-from graphkit.nn.embedding.clustering import check_resolution
+from graphkit.nn.embedding.clustering import check_resolution, majority, row_of_labels
 
 
 class GraphHash:
@@ -188,11 +188,10 @@ class GraphHash:
         if side == "item":
             own, other = other, own
             codes, unseen = found.item_codes, found.unseen_item
-        row_of = torch.full((found.num_clusters,), -1)
-        row_of[own[own >= 0]] = codes[own >= 0]
+        row_of = row_of_labels(own, codes, found.num_clusters)
         # Labels are sorted by size, so code 0 is the largest cluster with an id of this side.
         default = 0 if unseen is None else unseen
-        out = []
+        owner, votes = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
         for index, given in enumerate(neighbours):
             ids = torch.as_tensor(given, dtype=torch.int64).reshape(-1)
             if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < len(other)):
@@ -202,9 +201,10 @@ class GraphHash:
                 )
             labels = other[ids]
             rows = row_of[labels[labels >= 0]]
-            votes = torch.bincount(rows[rows >= 0], minlength=1)
-            out.append(int(votes.argmax()) if int(votes.max()) else default)
-        return torch.tensor(out, dtype=torch.int64)
+            votes.append(rows[rows >= 0])
+            owner.append(torch.full_like(votes[-1], index))
+        best = majority(torch.cat(owner), torch.cat(votes), len(neighbours), len(codes) + 1)
+        return torch.where(best < 0, default, best)
 
     def _fitted(self) -> Clusters:
         if self._clusters is None:

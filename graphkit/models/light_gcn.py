@@ -43,8 +43,12 @@ class LightGCN(Recommender):
         loss: ``"bpr"`` or ``"directau"``.
         reg: weight of the L2 term.
         uniformity: weight of DirectAU's second term.
-        sampling: ``"users"`` as in the paper's code, ``"pairs"`` as in GraphHash's, or ``"full"``.
+        sampling: ``"users"`` or ``"each_user"``, the two samplers of the paper's code; ``"pairs"``
+            as in GraphHash's, or ``"full"``; see :class:`Sampling`.
         num_negatives: for each pair (BPR).
+        keep_prob: probability that an edge stays in the graph of a training step; what stays is
+            divided by it. 1 drops nothing. The two directions of an edge are drawn apart, once
+            for all layers, as in the paper's code (which suggests 0.6).
         degree_eps: added to degrees before the root (GraphHash: 1e-7); a degree of 0 gives 0.
         init: ``"normal"`` or ``"xavier_uniform"``.
         init_std: of ``"normal"``.
@@ -75,8 +79,9 @@ class LightGCN(Recommender):
         loss: str = "bpr",
         reg: float = 1e-4,
         uniformity: float = 1.0,
-        sampling: Literal["pairs", "users", "full"] = "users",
+        sampling: Literal["pairs", "users", "each_user", "full"] = "users",
         num_negatives: int = 1,
+        keep_prob: float = 1.0,
         degree_eps: float = 0.0,
         init: str = "normal",
         init_std: float = 0.1,
@@ -89,13 +94,17 @@ class LightGCN(Recommender):
             raise InputError(
                 f"reg, uniformity, degree_eps: {reg}, {uniformity}, {degree_eps}, wanted at least 0"
             )
+        if not 0.0 < keep_prob <= 1.0:
+            raise InputError(f"keep_prob: {keep_prob}, wanted a number above 0 and at most 1")
         self.config.update(
             dim=dim, num_layers=num_layers, loss=loss, reg=reg, uniformity=uniformity,
             sampling=sampling, num_negatives=num_negatives, degree_eps=degree_eps, init=init,
             init_std=init_std, table=table,
         )  # fmt: skip
+        if keep_prob < 1.0:  # left out where it says nothing: older runs can be taken up
+            self.config["keep_prob"] = keep_prob
         self.num_layers, self.loss, self.reg = num_layers, loss, reg
-        self.uniformity, self.degree_eps = uniformity, degree_eps
+        self.uniformity, self.degree_eps, self.keep_prob = uniformity, degree_eps, keep_prob
         self.sampling = sampling_of(loss, sampling, num_negatives)
         fill = initializer(init, init_std)
         self.add_table("user_table", "user", dim, table, fill)
@@ -127,15 +136,22 @@ class LightGCN(Recommender):
             return users, items
         forth, back, weight = self.graph(users.device)
         weight = weight.to(users.dtype)
+        to_users, to_items = self._dropped(weight), self._dropped(weight)
         total_users, total_items = users, items
         for _ in range(self.num_layers):
             users, items = (
-                aggregate(forth, items, weight, message="scale"),
-                aggregate(back, users, weight, message="scale"),
+                aggregate(forth, items, to_users, message="scale"),
+                aggregate(back, users, to_items, message="scale"),
             )
             total_users, total_items = total_users + users, total_items + items
         share = 1.0 / (self.num_layers + 1)
         return total_users * share, total_items * share
+
+    def _dropped(self, weight: Tensor) -> Tensor:
+        if not self.training or self.keep_prob == 1.0:
+            return weight
+        kept = torch.rand_like(weight) < self.keep_prob
+        return weight * kept / self.keep_prob
 
     def representations(self) -> tuple[Tensor, Tensor]:
         return self.propagate(self.rows("user_table"), self.rows("item_table"))

@@ -35,11 +35,16 @@ def sampling_of(loss: str, kind: Any, num_negatives: int) -> Sampling:
     """The batches that a loss wants.
 
     Raises:
-        InputError: an unknown loss, or BPR without negatives.
+        InputError: an unknown loss, BPR without negatives, or DirectAU on all pairs at once.
     """
     if loss not in LOSSES:
         raise InputError(f"loss: {loss!r} is not one of {', '.join(LOSSES)}{nearest(loss, LOSSES)}")
     if loss == "directau":
+        if kind == "full":
+            raise InputError(
+                "sampling: 'full' with DirectAU, which compares all pairs of a batch with each "
+                "other, would need E x E numbers; take 'pairs' and a batch size"
+            )
         return Sampling(kind, num_negatives=0)
     if num_negatives < 1:
         raise InputError(f"num_negatives: {num_negatives}, wanted at least 1 for BPR")
@@ -69,7 +74,7 @@ class MatrixFactorization(Recommender):
         reg: of the rows in the batch (BPR). GraphHash regularises by the optimiser's
             ``weight_decay`` instead, which acts on all rows in every step.
         uniformity: weight of DirectAU's second term.
-        sampling: ``"pairs"``, ``"users"`` or ``"full"``; see :class:`Sampling`.
+        sampling: ``"pairs"``, ``"users"``, ``"each_user"`` or ``"full"``; see :class:`Sampling`.
         num_negatives: for each pair (BPR).
         init: ``"xavier_uniform"`` or ``"normal"``.
         init_std: of ``"normal"``.
@@ -96,7 +101,7 @@ class MatrixFactorization(Recommender):
         loss: str = "bpr",
         reg: float = 0.0,
         uniformity: float = 1.0,
-        sampling: Literal["pairs", "users", "full"] = "pairs",
+        sampling: Literal["pairs", "users", "each_user", "full"] = "pairs",
         num_negatives: int = 1,
         init: str = "xavier_uniform",
         init_std: float = 0.1,

@@ -33,7 +33,7 @@ class NeuMF(Recommender):
         num_users: ``U``.
         num_items: ``I``.
         dim: length of each vector, ``d``.
-        sampling: ``"pairs"``, ``"users"`` or ``"full"``; see :class:`Sampling`.
+        sampling: ``"pairs"``, ``"users"``, ``"each_user"`` or ``"full"``; see :class:`Sampling`.
         num_negatives: for each pair.
         init: ``"normal"`` or ``"xavier_uniform"``.
         init_std: of ``"normal"``.
@@ -58,7 +58,7 @@ class NeuMF(Recommender):
         num_users: int,
         num_items: int,
         dim: int = 64,
-        sampling: Literal["pairs", "users", "full"] = "pairs",
+        sampling: Literal["pairs", "users", "each_user", "full"] = "pairs",
         num_negatives: int = 1,
         init: str = "normal",
         init_std: float = 1.0,

@@ -60,17 +60,22 @@ def direct_au(users: Tensor, items: Tensor, weight: float = 1.0) -> Tensor:
         items: ``[B, d]``.
         weight: of the uniformity.
 
+    A single pair, as the last batch of an epoch may be, has no uniformity: only its alignment
+    counts.
+
     Raises:
-        InputError: fewer than two pairs.
+        InputError: no pairs.
 
     Example:
         >>> round(float(direct_au(torch.eye(2), torch.eye(2))), 4)
         -4.0
     """
-    if users.size(0) < 2:
-        raise InputError(f"batch: {users.size(0)} pairs, DirectAU compares at least two")
+    if users.size(0) < 1:
+        raise InputError("batch: no pairs, DirectAU wants at least one")
     users, items = F.normalize(users, dim=-1), F.normalize(items, dim=-1)
     align = (users - items).square().sum(1).mean()
+    if users.size(0) == 1:
+        return align
     return align + weight * (_uniformity(users) + _uniformity(items)) / 2
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphkit.errors import InputError, nearest
-from graphkit.nn.embedding import make_table, materialize, needs_graph, resolve, restore
+from graphkit.nn.embedding import TableOwner
 from graphkit.ops.ranking import top_items
 
 if TYPE_CHECKING:
     from graphkit.data.interactions import Interactions
 
 Scorer = Callable[[Tensor], Tensor]
-_KINDS = ("pairs", "users", "full")
+_KINDS = ("pairs", "users", "each_user", "full")
 _BLOCK = 1 << 22  # scores that are looked at together
 
 
@@ -27,14 +27,23 @@ class Sampling:
 
     Attributes:
         kind: ``pairs``: every training pair once per epoch, in batches. ``users``: as many draws
-            as there are pairs, a user uniformly, then one of its items (LightGCN). ``full``: all
-            pairs in one step per epoch.
+            as there are pairs, a user uniformly, then one of its items (LightGCN).
+            ``each_user``: the same with every user equally often, ``floor(E / U)`` times (the
+            other sampler of LightGCN's code). ``full``: all pairs in one step per epoch.
         num_negatives: items drawn for each pair, uniformly with replacement; 0 for none.
         shared: one set of negatives for the whole batch.
-        exclude_positives: negatives are items without a training pair with the user.
+        exclude_positives: negatives are items without a training pair with the user; always so
+            for ``users`` and ``each_user``.
+
+    Raises:
+        InputError: an unknown kind, a negative number, or ``shared`` with ``exclude_positives``.
+
+    Example:
+        >>> Sampling("pairs", num_negatives=4).shared
+        False
     """
 
-    kind: Literal["pairs", "users", "full"] = "pairs"
+    kind: Literal["pairs", "users", "each_user", "full"] = "pairs"
     num_negatives: int = 1
     shared: bool = False
     exclude_positives: bool = False
@@ -58,12 +67,15 @@ class InteractionBatch:
         users: int64 ``[B]``.
         items: int64 ``[B]``.
         negatives: int64 ``[B, N]``, ``[N]`` where the batch shares them, or ``None``.
+        whole: number of pairs of the step, of which this worker has some; 0 for all of them. Only
+            losses that are sums over pairs need it: workers' losses are averaged.
         split: ``train``; ``valid`` and ``test`` batches are empty and stand for the whole split.
     """
 
     users: Tensor
     items: Tensor
     negatives: Tensor | None = None
+    whole: int = 0
     split: str = "train"
 
     @property
@@ -81,7 +93,7 @@ class InteractionBatch:
         return replace(self, **moved)
 
 
-class Recommender(nn.Module):
+class Recommender(TableOwner):
     r"""Scores items for users; the base of all recommenders.
 
     A model whose score is a dot product gives :meth:`representations`; any other overrides
@@ -100,51 +112,11 @@ class Recommender(nn.Module):
     sampling = Sampling()
 
     def __init__(self, num_users: int, num_items: int) -> None:
-        super().__init__()
-        for name, size in (("num_users", num_users), ("num_items", num_items)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InputError(f"{name}: {size!r}, wanted an integer of at least 1")
-        self.num_users, self.num_items = num_users, num_items
+        super().__init__(num_users, num_items)
         self.config: dict[str, Any] = {"num_users": num_users, "num_items": num_items}
         self.interactions: Interactions | None = None
-        self._tables: dict[str, tuple[Any, ...]] = {}
 
-    # -- tables -----------------------------------------------------------------------------------
-
-    def add_table(
-        self,
-        name: str,
-        side: Literal["user", "item"],
-        dim: int,
-        spec: dict[str, Any] | None,
-        init: Callable[[Tensor], Any],
-    ) -> None:
-        """Make the embedding table ``self.<name>`` of one side.
-
-        A table whose layout follows from the training pairs is made by :meth:`prepare`.
-        """
-        setattr(self, name, None)
-        if needs_graph(spec):
-            self._tables[name] = (side, dim, spec, init)
-            return
-        rows = self.num_users if side == "user" else self.num_items
-        setattr(self, name, make_table(rows, dim, spec, init=init))
-
-    def table(self, name: str) -> nn.Module:
-        """A table of :meth:`add_table`.
-
-        Raises:
-            InputError: it waits for :meth:`prepare`.
-        """
-        table = getattr(self, name)
-        if table is None:
-            raise InputError(f"{name}: its layout needs the training pairs; call prepare() first")
-        found: nn.Module = table
-        return found
-
-    def rows(self, name: str) -> Tensor:
-        """All vectors of a table, ``[n, d]``."""
-        return materialize(self.table(name))
+    # -- training pairs ---------------------------------------------------------------------------
 
     def prepare(self, interactions: Interactions) -> None:
         """Take the training pairs; called before training and before weights are loaded.
@@ -155,36 +127,8 @@ class Recommender(nn.Module):
         Raises:
             InputError: other numbers of users or items than the model was made for.
         """
-        found = (interactions.num_users, interactions.num_items)
-        if found != (self.num_users, self.num_items):
-            raise InputError(
-                f"interactions: {found[0]} users and {found[1]} items, but the model was made for "
-                f"{self.num_users} and {self.num_items}"
-            )
-        for name, (side, dim, spec, init) in self._tables.items():
-            rows = self.num_users if side == "user" else self.num_items
-            codes = resolve(spec, interactions, side)
-            setattr(self, name, make_table(rows, dim, spec, init=init, codes=codes))
-        self._tables = {}
+        self.make_tables(interactions)
         self.interactions = interactions
-
-    def lay_out(self, shapes: Mapping[str, Any], prefix: str = "") -> None:
-        """Make the tables that wait for :meth:`prepare` as they were saved.
-
-        Args:
-            shapes: of the saved tensors, by key.
-            prefix: of this model's keys.
-        """
-        for name, (side, dim, spec, _) in list(self._tables.items()):
-            rows = self.num_users if side == "user" else self.num_items
-            made = restore(rows, dim, spec, shapes, f"{prefix}{name}.")
-            if made is not None:
-                setattr(self, name, made)
-                del self._tables[name]
-
-    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        self.lay_out({key: value.shape for key, value in state.items()}, prefix)
-        super()._load_from_state_dict(state, prefix, *rest)
 
     def prepared(self) -> Interactions:
         """The training pairs.

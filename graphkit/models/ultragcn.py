@@ -208,15 +208,18 @@ class UltraGCN(Recommender):
             loose = batch.users.new_empty(0)
         else:
             loose = negatives
+        # The mean over workers, by their pairs, must be the sum over all pairs of the step.
+        share = batch.whole / batch.users.numel() if batch.whole else 1.0
         loss = sampled_logistic(
             user, item, batch.users, batch.items, loose, beta_user=self.beta_user,
-            beta_item=self.beta_item, weights=self.weights, negative_weight=self.negative_weight,
-            neighbours=self.neighbours, neighbour_weights=self.neighbour_weights,
-            neighbour_scale=self.lambda_, decay=self.gamma,
+            beta_item=self.beta_item, weights=[w * share for w in self.weights],
+            negative_weight=self.negative_weight, neighbours=self.neighbours,
+            neighbour_weights=self.neighbour_weights, neighbour_scale=self.lambda_ * share,
+            decay=self.gamma,
         )  # fmt: skip
         if self.negatives == "sampled":
             return loss
-        return loss + self._dense(user, item, batch)
+        return loss + share * self._dense(user, item, batch)
 
     def _dense(self, user: Tensor, item: Tensor, batch: InteractionBatch) -> Tensor:
         """The term of the negatives where all pairs of a batch have the same ones."""

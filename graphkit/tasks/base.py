@@ -25,6 +25,8 @@ class Task:
     """
 
     level = ""
+    #: Whether all figures are taken at the epoch of the best ``metric``, or each at its own.
+    one_epoch = False
 
     def __init__(self, dataset: Any, loss: str | None = None, batch_size: int = 32) -> None:
         if batch_size < 1:

@@ -37,14 +37,8 @@ def draw_negatives(
         >>> draw_negatives(pairs, torch.tensor([0, 0]), 2, torch.Generator()).tolist()
         [[2, 2], [2, 2]]
     """
-    shape = (users.numel(), number)
-    drawn = torch.randint(pairs.num_items, shape, generator=generator).view(-1)
-    again = torch.arange(drawn.numel())
-    owner = users.repeat_interleave(number)
-    while again.numel():
-        again = again[pairs.contains(owner[again], drawn[again])]
-        drawn[again] = torch.randint(pairs.num_items, (again.numel(),), generator=generator)
-    return drawn.view(shape)
+    owners = users.repeat_interleave(number)
+    return pairs.draw_others(owners, generator).view(users.numel(), number)
 
 
 class TrainInteractions:
@@ -65,6 +59,12 @@ class TrainInteractions:
     Raises:
         InputError: sizes out of range, or a user who has a pair with every item and needs one
             that is none.
+
+    Example:
+        >>> from graphkit.data.interactions import Interactions
+        >>> pairs = Interactions(torch.tensor([[0, 0, 1], [0, 1, 2]]))
+        >>> [batch.num_graphs for batch in TrainInteractions(pairs, Sampling("pairs"), 2)]
+        [2, 1]
     """
 
     def __init__(
@@ -82,15 +82,23 @@ class TrainInteractions:
             raise InputError(f"batch_size: must be at least 1, got {batch_size}")
         if pairs.num_pairs < world_size:
             raise InputError(f"pairs: {pairs.num_pairs}, fewer than {world_size} workers")
-        rejects = sampling.num_negatives > 0 and (
-            sampling.exclude_positives or sampling.kind == "users"
-        )
+        by_user = sampling.kind in ("users", "each_user")
+        rejects = sampling.num_negatives > 0 and (sampling.exclude_positives or by_user)
         if rejects and int(pairs.user_degree.max()) >= pairs.num_items:
             user = int(pairs.user_degree.argmax())
             raise InputError(
                 f"exclude_positives: user {user} has a pair with each of the {pairs.num_items} "
                 "items; no negative is left for it"
             )
+        self.number = pairs.num_pairs
+        if sampling.kind == "each_user":
+            each = pairs.num_pairs // pairs.num_users
+            self.number = each * int((pairs.user_degree > 0).sum())
+            if self.number < world_size:
+                raise InputError(
+                    f"sampling: 'each_user' draws floor({pairs.num_pairs} / {pairs.num_users}) "
+                    "pairs of each user, which are too few; take 'users'"
+                )
         self.pairs, self.sampling, self.rejects = pairs, sampling, rejects
         self.whole = pairs.num_pairs if sampling.kind == "full" else batch_size * world_size
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -99,11 +107,11 @@ class TrainInteractions:
 
     def __len__(self) -> int:
         # Users without pairs are skipped, so an epoch of kind "users" may end before that.
-        whole, rest = divmod(self.pairs.num_pairs, self.whole)
+        whole, rest = divmod(self.number, self.whole)
         return whole + (rest >= self.world_size)
 
     def _epoch_pairs(self) -> tuple[Tensor, Tensor]:
-        if self.sampling.kind == "users":
+        if self.sampling.kind in ("users", "each_user"):
             return self._epoch_draws()
         users, items = self.pairs.edge_index
         if self.sampling.kind == "pairs" and self.shuffle:
@@ -112,16 +120,21 @@ class TrainInteractions:
         return users, items
 
     def _epoch_draws(self) -> tuple[Tensor, Tensor]:
-        """Users uniformly, and one of the items of each; users without items are skipped."""
+        """Users, and one of the items of each; users without items are skipped."""
         pairs = self.pairs
         generator = seeded(self.seed, self.epoch, 0x05E2)
-        users = torch.randint(pairs.num_users, (pairs.num_pairs,), generator=generator)
-        place = torch.rand(pairs.num_pairs, dtype=torch.float64, generator=generator)
+        if self.sampling.kind == "users":
+            users = torch.randint(pairs.num_users, (pairs.num_pairs,), generator=generator)
+        else:
+            some = pairs.user_degree.nonzero().flatten()
+            users = some.repeat(self.number // some.numel())
+            users = users[torch.randperm(users.numel(), generator=generator)]
+        place = torch.rand(users.numel(), dtype=torch.float64, generator=generator)
         degree = pairs.user_degree[users]
         inside = torch.minimum((place * degree).long(), degree - 1)
-        some = degree > 0
-        users = users[some]
-        return users, pairs.edge_index[1, pairs.ptr[users] + inside[some]]
+        seen = degree > 0
+        users = users[seen]
+        return users, pairs.edge_index[1, pairs.ptr[users] + inside[seen]]
 
     def _negatives(self, users: Tensor, number: int) -> Tensor | None:
         sampling = self.sampling
@@ -150,7 +163,9 @@ class TrainInteractions:
             mine = slice(self.rank, None, self.world_size)
             if negatives is not None and not self.sampling.shared:
                 negatives = negatives[mine]
-            yield InteractionBatch(own_users[mine], own_items[mine], negatives)
+            yield InteractionBatch(
+                own_users[mine], own_items[mine], negatives, whole=own_users.numel()
+            )
         self.epoch += 1
         self.position = 0
 

@@ -47,6 +47,13 @@ def ranked_hits(
 
     Raises:
         InputError: fewer than ``k`` items are not known to a user, or scores that are not finite.
+
+    Example:
+        >>> from graphkit.data.interactions import Interactions
+        >>> known, held = (Interactions(torch.tensor(p), 1, 4) for p in ([[0], [3]], [[0], [1]]))
+        >>> scores = torch.tensor([[0.1, 0.5, 0.7, 0.9]])
+        >>> ranked_hits(lambda users: scores[users], held, known, k=2)[0].tolist()
+        [[False, True]]
     """
     degree = held.user_degree
     users = degree.nonzero().flatten()

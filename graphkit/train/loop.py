@@ -302,6 +302,8 @@ class TrainingLoop:
             for key in self.task.metrics
             if state.improves(valid[key], self.task.maximize, state.best_of(key))
         ]
+        if getattr(self.task, "one_epoch", False):
+            better = list(self.task.metrics) if metric in better else []
         if not better:
             return
         test = self._figures(exported, "test")

@@ -18,7 +18,8 @@ class FitResult:
         valid: validation metric at ``best_epoch``.
         test: test metric at ``best_epoch``.
         metrics: all figures at ``best_epoch``, as in its entry of the history.
-        selected: for each metric its own best epoch, with ``epoch``, ``valid`` and ``test``.
+        selected: for each metric its own best epoch (where the task says ``one_epoch``, that of the
+            first metric), with ``epoch``, ``valid`` and ``test``.
         history: one dict per epoch.
         seconds: training time, summed over the parts of a resumed run.
         peak_memory_bytes: largest memory of the process (CPU) or of the device (CUDA).

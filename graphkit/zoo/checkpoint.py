@@ -285,7 +285,7 @@ def _check_fit(
         # Compressed tables are as large as the training pairs made them.
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
-                lay_out({name: shape for name, (shape, _) in shapes.items()})
+                lay_out({name: shape for name, (shape, _) in shapes.items()})  # no values yet
         except (TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{weights_path}: {error}") from None
     expected = model.state_dict()

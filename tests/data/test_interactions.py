@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from graphkit import data
+from graphkit.data import recsys
 from graphkit.data.interaction_files import read_lists, read_triples
 from graphkit.data.interactions import Interactions, hold_out, hold_out_pairs, union
 from graphkit.errors import CorruptFileError, DatasetNotFoundError, InputError
@@ -127,6 +128,10 @@ def test_tested_pairs_must_not_be_learnt_from():
     pairs = random_pairs()
     with pytest.raises(InputError, match="1 of 1 test pairs are training pairs"):
         data.from_interactions(pairs, pairs[:, 5:6], k=2)
+    demo = data.load("demo-rec")
+    parsed = recsys.parsed_pairs(pairs, pairs[:, 5:6])
+    with pytest.raises(InputError, match="1 of 1 test pairs are training pairs"):
+        recsys.RecommendationDataset(demo.card, parsed, "", {})
 
 
 def test_official_selection_is_said_out_loud():
@@ -211,11 +216,11 @@ def test_parquet_or_a_clear_reason(tmp_path):
 
 
 def test_ids_from_one_are_noticed():
-    from graphkit.data.interactions import check_parts
+    from graphkit.data.interactions import warn_of_first_ids
 
     train, test = (Interactions(torch.tensor(p), 3, 4) for p in ([[1, 2], [1, 2]], [[1], [3]]))
     with pytest.warns(UserWarning, match="no (user|item) has the id 0") as found:
-        check_parts(train, test)
+        warn_of_first_ids(train, test)
     assert len(found) == 2
 
 

@@ -168,8 +168,13 @@ def test_reader_of_csv_files(tmp_path):
         back = [clicks.vocabularies["who"][i] for i in clicks.rows.users.tolist()]
         assert back == frame["who"].tolist()
     (tmp_path / "bad.csv").write_bytes(b"\x00\xff\x00")
-    with pytest.raises(CorruptFileError):
-        read_clicks(tmp_path / "bad.csv")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    for name in ("bad.csv", "bad.parquet"):
+        with pytest.raises((CorruptFileError, InputError), match="no table|needs pyarrow"):
+            read_clicks(tmp_path / name)
+    (tmp_path / "log.parquet.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="wanted .csv"):
+        read_clicks(tmp_path / "log.parquet.gz")
     with pytest.raises(DatasetNotFoundError, match="no such file"):
         read_clicks(tmp_path / "none.csv")
 

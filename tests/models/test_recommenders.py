@@ -86,6 +86,33 @@ def test_light_gcn_is_the_normalised_matrix_applied(eps):
     torch.testing.assert_close(grads.double(), exact, rtol=1e-5, atol=1e-6)
 
 
+def test_edges_are_dropped_in_training_only():
+    model = prepared("light_gcn", dim=4, num_layers=1, keep_prob=0.6)
+    whole = prepared("light_gcn", dim=4, num_layers=1)
+    whole.load_state_dict(model.state_dict())
+    assert whole.keep_prob == 1.0
+    torch.testing.assert_close(whole.train().representations(), whole.eval().representations())
+    torch.testing.assert_close(model.eval().representations(), whole.representations())
+    model.train()
+    with torch.no_grad():
+        drawn = torch.stack([torch.cat(model.representations()) for _ in range(3000)])
+        wanted = torch.cat(whole.representations())
+    # What stays is divided by the probability, so the mean is that of the whole graph.
+    error = (drawn.mean(0) - wanted).abs()
+    assert bool((error <= 5 * drawn.std(0) / 3000**0.5 + 1e-6).all())
+    assert not torch.equal(drawn[0], drawn[1])
+    # One user and one item: each direction stays by itself, and then weighs 1 / 0.6.
+    single = LightGCN(1, 1, dim=1, num_layers=1, keep_prob=0.6)
+    single.prepare(Interactions(torch.tensor([[0], [0]])))
+    with torch.no_grad():
+        single.user_table.weight.fill_(0.0)
+        single.item_table.weight.fill_(1.0)
+        users = torch.cat([single.representations()[0] for _ in range(500)])
+    values = users.unique().tolist()
+    assert values == pytest.approx([0.0, 0.5 / 0.6])
+    assert float((users > 0).float().mean()) == pytest.approx(0.6, abs=0.08)
+
+
 def test_light_gcn_wants_its_pairs():
     model = LightGCN(USERS, ITEMS)
     with pytest.raises(InputError, match="call prepare"):
@@ -121,8 +148,10 @@ def test_direct_au_is_its_formula():
     wanted = (left - right).square().sum(1).mean()
     wanted = wanted + 0.7 * (uniformity(left) + uniformity(right)) / 2
     torch.testing.assert_close(direct_au(users, items, 0.7), wanted)
-    with pytest.raises(InputError, match="at least two"):
-        direct_au(users[:1], items[:1])
+    # What an epoch leaves over may be one pair: it ends no training.
+    torch.testing.assert_close(direct_au(users[:1], items[:1]), (left - right)[0].square().sum())
+    with pytest.raises(InputError, match="no pairs"):
+        direct_au(users[:0], items[:0])
 
 
 def test_neumf_ranks_by_what_it_trains():
@@ -236,6 +265,9 @@ def test_most_popular_counts_users():
         (lambda: MatrixFactorization(3, 3, num_negatives=0), "num_negatives: 0"),
         (lambda: MatrixFactorization(3, 3, sampling="triples"), "kind: 'triples'"),
         (lambda: MatrixFactorization(3, 3, table={"method": "no"}), "table"),
+        (lambda: MatrixFactorization(3, 3, loss="directau", sampling="full"), "E x E"),
+        (lambda: LightGCN(3, 3, keep_prob=0.0), "keep_prob: 0.0"),
+        (lambda: LightGCN(3, 3, keep_prob=1.5), "keep_prob: 1.5"),
         (lambda: LightGCN(3, 3, num_layers=-1), "num_layers: -1"),
         (lambda: LightGCN(3, 3, init_std=0.0), "init_std: 0.0"),
         (lambda: Sampling("pairs", -1), "num_negatives: -1"),

@@ -10,7 +10,7 @@ import torch
 
 from graphkit.errors import InputError
 from graphkit.models import GraphHash
-from graphkit.nn.embedding import bipartite_modularity, cluster_pairs, resolve
+from graphkit.nn.embedding import bipartite_modularity, cluster_pairs, codes_of_size, resolve
 
 BLOCKS = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 0, 1, 2, 3, 2, 3]])
 CHAIN = torch.tensor(
@@ -186,3 +186,42 @@ def test_held_out_pairs_must_not_be_clustered():
     seen = SimpleNamespace(num_users=4, num_items=4, edge_index=BLOCKS, held_out=held)
     with pytest.raises(InputError, match="held out"):
         resolve({"method": "graph", "gamma": 1.0}, seen, "user")
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("rows", [1, 2, 17, 40])
+def test_a_table_gets_exactly_the_rows_asked_for(side, rows):
+    pairs = random_pairs(3, 90, 60)
+    sizes = {"user": 95, "item": 61}  # some ids without pairs
+    codes, number = codes_of_size(pairs, 95, 61, side, rows, tolerance=0.3)
+    assert number == rows
+    assert torch.equal(codes.unique(), torch.arange(rows))
+    assert len(codes) == sizes[side]
+    unseen = codes[90:] if side == "user" else codes[60:]
+    assert len(unseen.unique()) == 1
+    if rows > 1:
+        assert int((codes == unseen[0]).sum()) == len(unseen)
+
+
+def test_clusters_that_are_too_many_join_where_their_pairs_lead():
+    # Three blocks; the third has one pair of its own and two that lead to the second.
+    extra = torch.tensor([[4, 4, 4], [4, 2, 3]])
+    pairs = torch.cat([BLOCKS, extra], 1)
+    whole = cluster_pairs(pairs, 5, 5, 3.0)
+    assert whole.num_user_codes > 2
+    codes, number = codes_of_size(pairs, 5, 5, "user", 2, tolerance=0.9)
+    assert number == 2
+    assert (codes == codes[2]).tolist() == [False, False, True, True, True]
+    with pytest.raises(InputError, match=r"rows: 6, wanted 1\.\.5 for 5 users"):
+        codes_of_size(pairs, 5, 5, "user", 6)
+    with pytest.raises(InputError, match="side: 'users'"):
+        codes_of_size(pairs, 5, 5, "users", 2)
+
+
+@pytest.mark.parametrize("method", ["graph", "double_graph", "frequency", "random", "double"])
+def test_a_quarter_is_a_quarter_whatever_the_method(method):
+    pairs = random_pairs(2, 60, 44)
+    seen = SimpleNamespace(num_users=60, num_items=44, edge_index=pairs)
+    for side, rows in (("user", 15), ("item", 11)):
+        assert resolve({"method": method, "fraction": 0.25}, seen, side).num_rows == rows
+        assert resolve({"method": method, "rows": 9}, seen, side).num_rows == 9

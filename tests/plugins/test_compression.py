@@ -131,6 +131,9 @@ def test_a_saved_recommender_gets_its_codes_back():
     [
         {"method": "graph", "gamma": 3.0},
         {"method": "double_graph", "gamma": 3.0, "store": "low_rank", "rank": 2},
+        {"method": "graph", "gamma": 3.0, "store": "randomfold", "ratio": 0.5},
+        {"method": "double_graph", "gamma": 3.0, "store": "hashednet", "ratio": 0.01},
+        {"method": "lsh_structure", "fraction": 0.1, "store": "roast", "ratio": 0.3, "block": 4},
         {"store": "robe", "ratio": 0.5, "block": 4},
         {"store": "low_rank", "rank": 2},
     ],

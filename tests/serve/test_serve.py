@@ -1,6 +1,7 @@
 """Saved recommenders, and indexes made of them."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,49 @@ def test_a_saved_model_recommends_the_same(name, tmp_path):
     assert torch.equal(again.prepared().edge_index, model.prepared().edge_index)
     for mine, other in zip(model.recommend([5, 0]), again.recommend([5, 0]), strict=True):
         assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("store", [{}, {"store": "randomfold", "ratio": 0.5}])
+def test_hashed_tables_come_back_whatever_the_seed(store, tmp_path):
+    torch.manual_seed(1)
+    model = model_of("light_gcn", table={"method": "lsh_structure", "fraction": 0.4, **store})
+    path = serve.save_recommender(model, tmp_path / "model.safetensors")
+    sizes = set()
+    for seed in range(2, 8):
+        torch.manual_seed(seed)
+        sizes.add(model_of("light_gcn", table=model.config["table"]).item_table.num_parameters)
+        again = serve.load_recommender(path)
+        assert torch.equal(again.recommend([5, 0])[0], model.recommend([5, 0])[0])
+    assert len(sizes) > 1  # a table laid out anew would often not fit
+
+
+def test_hnswlib_looks_at_as_many_candidates_as_asked_for(monkeypatch):
+    seen = []
+
+    class Index:
+        def __init__(self, **_):
+            pass
+
+        def init_index(self, **_):
+            pass
+
+        def add_items(self, items, ids, **_):
+            self.items = items
+
+        def set_ef(self, ef):
+            seen.append(ef)
+
+        def knn_query(self, vectors, k, **_):
+            scores = torch.from_numpy(vectors @ self.items.T)
+            best = scores.topk(k)
+            return best.indices.numpy(), 1.0 - best.values.numpy()
+
+    monkeypatch.setitem(sys.modules, "hnswlib", SimpleNamespace(Index=Index))
+    model = model_of("mf", dim=8)
+    index = serve.ItemIndex(model, "hnswlib", ef=450)
+    assert torch.equal(index.recommend([3], k=4)[0], model.recommend([3], k=4)[0])
+    serve.ItemIndex(model, "hnswlib", ef=2).recommend([3], k=4, exclude_seen=False)
+    assert seen == [450, 5]
 
 
 def test_files_of_anything_else_are_refused(tmp_path):

@@ -12,6 +12,7 @@ from graphkit.tasks import create_task
 from graphkit.tasks.interaction_batches import TrainInteractions, draw_negatives
 from graphkit.train import Trainer, seed_everything
 from graphkit.train.schedule import EvalSchedule
+from graphkit.train.world import LocalWorld
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,6 +78,24 @@ def test_users_are_drawn_uniformly_and_negatives_are_no_positives():
     assert drawn.unique().tolist() == [9]
 
 
+def test_each_user_comes_equally_often():
+    pairs = Interactions(torch.tensor([[0] * 9 + [1] * 3, [*range(9), 4, 5, 6]]), 3, 12)
+    loader = TrainInteractions(pairs, Sampling("each_user", 1), 3, seed=4)
+    batches = list(loader)  # floor(12 / 3) of each user; user 2 has no items
+    assert [b.users.numel() for b in batches] == [3, 3, 2]
+    assert len(loader) == 3
+    users = torch.cat([b.users for b in batches])
+    assert torch.bincount(users).tolist() == [4, 4]
+    assert not torch.equal(users, users.sort().values)
+    for _ in range(20):
+        for batch in loader:
+            assert pairs.contains(batch.users, batch.items).all()
+            assert not pairs.contains(batch.users[:, None], batch.negatives).any()
+    few = Interactions(torch.tensor([[0], [0]]), 2, 3)
+    with pytest.raises(InputError, match=r"floor\(1 / 2\)"):
+        TrainInteractions(few, Sampling("each_user", 1), 3)
+
+
 def test_workers_share_each_batch(demo):
     sampling = Sampling("pairs", 2)
     whole = list(TrainInteractions(demo.interactions, sampling, 64))
@@ -91,7 +110,7 @@ def test_workers_share_each_batch(demo):
         assert torch.equal(left.negatives, batch.negatives[::2])
 
 
-@pytest.mark.parametrize("kind", ["pairs", "users"])
+@pytest.mark.parametrize("kind", ["pairs", "users", "each_user"])
 def test_a_loader_goes_on_where_another_stopped(demo, kind):
     make = lambda: TrainInteractions(demo.interactions, Sampling(kind, 3), 200, seed=5)  # noqa: E731
     first, second = make(), make()
@@ -135,12 +154,20 @@ def test_same_seed_same_run(demo):
         assert torch.equal(left, right)
 
 
-@pytest.mark.parametrize("name", ["mf", "light_gcn"])
-def test_a_stopped_run_ends_as_an_undisturbed_one(demo, name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mf", {}),
+        ("light_gcn", {"keep_prob": 0.6, "sampling": "each_user"}),
+        ("mf", {"table": {"method": "double_graph", "gamma": 3.0}}),
+        ("ultragcn", {"num_negatives": 5}),
+    ],
+)
+def test_a_stopped_run_ends_as_an_undisturbed_one(demo, name, options, tmp_path):
     class Halt(Exception):
         pass
 
-    whole, wanted = fit(demo, name, run_dir=tmp_path / "whole", epochs=4)
+    whole, wanted = fit(demo, name, run_dir=tmp_path / "whole", epochs=4, **options)
     steps = 0
     original = type(wanted).training_loss
 
@@ -154,11 +181,54 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(demo, name, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(wanted), "training_loss", breaking)
         with pytest.raises(Halt):
-            fit(demo, name, run_dir=tmp_path / "stopped", epochs=4)
-    again, found = fit(demo, name, run_dir=tmp_path / "stopped", epochs=4)
+            fit(demo, name, run_dir=tmp_path / "stopped", epochs=4, **options)
+    again, found = fit(demo, name, run_dir=tmp_path / "stopped", epochs=4, **options)
     assert again.history == whole.history
     for left, right in zip(found.parameters(), wanted.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("negatives", ["sampled", "exact"])
+def test_workers_train_ultragcn_as_one_does(demo, negatives):
+    """Its loss is a sum over pairs, but the mean over workers is what is minimised."""
+
+    def work(world=None):
+        torch.manual_seed(0)
+        model = create_model(
+            "ultragcn", num_users=demo.num_users, num_items=demo.num_items, dim=8,
+            num_negatives=5, negative_weight=5.0, gamma=0.1, init_std=0.1, negatives=negatives,
+        )  # fmt: skip
+        trainer = Trainer(
+            max_epochs=1, batch_size=500, optimizer={"name": "SGD", "lr": 0.002}, progress=False,
+            accelerator="cpu",
+        )  # fmt: skip
+        trainer.fit(model, create_task(demo), world=world)
+        return {key: value.clone() for key, value in model.state_dict().items()}
+
+    alone, pair = work(), LocalWorld(2).run(work)
+    for key, value in alone.items():
+        torch.testing.assert_close(pair[0][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_all_figures_are_of_the_epoch_with_the_best_recall(demo, monkeypatch):
+    """The papers report so; a best epoch for each figure would flatter the others."""
+    whole = type(create_task(demo)).evaluate
+    count = {"valid": 0}
+
+    def staged(self, predictions, targets, split="test"):
+        found = whole(self, predictions, targets, split)
+        if split == "valid":  # recall peaks in epoch 2, NDCG in epoch 3
+            count["valid"] += 1
+            epoch = (count["valid"] + 1) // 2  # once for the loss, once for the figures
+            found["recall@20"] = {1: 0.1, 2: 0.5}.get(epoch, 0.2)
+            found["ndcg@20"] = 0.1 * epoch
+        return found
+
+    monkeypatch.setattr(type(create_task(demo)), "evaluate", staged)
+    result, _ = fit(demo, "mf", epochs=4)
+    assert result.best_epoch == 2
+    assert {found["epoch"] for found in result.selected.values()} == {2}
+    assert result.selected["ndcg@20"]["test"] == result.metrics["test_ndcg@20"]
 
 
 def test_official_protocol_ranks_the_same_pairs_once(monkeypatch):

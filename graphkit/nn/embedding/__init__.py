@@ -4,6 +4,7 @@ from graphkit.nn.embedding.clustering import (
     Clusters,
     bipartite_modularity,
     cluster_pairs,
+    codes_of_size,
     find_resolution,
 )
 from graphkit.nn.embedding.codes import (
@@ -22,6 +23,7 @@ from graphkit.nn.embedding.low_rank import (
     mimic_linear,
     mimic_table,
 )
+from graphkit.nn.embedding.owner import TableOwner
 from graphkit.nn.embedding.shared import (
     GRAD_SCALES,
     SharedArray,
@@ -59,10 +61,12 @@ __all__ = [
     "SharedLinear",
     "SlotMap",
     "Spec",
+    "TableOwner",
     "bipartite_modularity",
     "check_no_leak",
     "check_spec",
     "cluster_pairs",
+    "codes_of_size",
     "double_codes",
     "double_frequency_codes",
     "double_graph_codes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,17 +227,133 @@ def find_resolution(
         raise InputError(f"rows: {rows}, wanted 2..{num_users + num_items}, both sides together")
     if not (0 < tolerance < 1 and max_runs >= 1):
         raise InputError(f"tolerance, max_runs: {tolerance}, {max_runs}; wanted 0..1, at least 1")
-    low, high = math.log(1e-2), math.log(2.0 * pairs.size(1))
-    best: tuple[float, float] = (math.inf, 1.0)
+
+    def rows_at(resolution: float) -> int:
+        found = cluster_pairs(pairs, num_users, num_items, resolution)
+        return found.num_user_codes + found.num_item_codes
+
+    return _bisect(rows_at, rows, 2.0 * pairs.size(1), tolerance, max_runs)
+
+
+def _bisect(
+    rows_at: Callable[[float], int], rows: int, most: float, tolerance: float, max_runs: int,
+    at_least: bool = False,
+) -> float:  # fmt: skip
+    """The resolution whose number of rows is nearest, or nearest from above (``at_least``)."""
+    low, high = math.log(1e-2), math.log(most)
+    best: tuple[float, float] = (math.inf, most)
     for _ in range(max_runs):
         middle = (low + high) / 2
-        found = cluster_pairs(pairs, num_users, num_items, math.exp(middle))
-        got = found.num_user_codes + found.num_item_codes
-        best = min(best, (abs(got - rows) / rows, math.exp(middle)))
+        got = rows_at(math.exp(middle))
+        if got >= rows or not at_least:
+            best = min(best, (abs(got - rows) / rows, math.exp(middle)))
         if best[0] <= tolerance:
             break
         low, high = (middle, high) if got < rows else (low, middle)
     return best[1]
+
+
+def codes_of_size(
+    pairs: Tensor,
+    num_users: int,
+    num_items: int,
+    side: str,
+    rows: int,
+    *,
+    tolerance: float = 0.03,
+    max_runs: int = 20,
+) -> tuple[Tensor, int]:
+    """Cluster codes of one side in exactly ``rows`` rows.
+
+    The resolution is found by bisection, a little too many clusters rather than too few; then the
+    smallest ones, at most ``tolerance`` of them, each join the cluster that most of their pairs
+    lead to. Ids without a pair share one row of the ``rows``.
+
+    Args:
+        pairs, num_users, num_items: as for :func:`cluster_pairs`.
+        side: ``"user"`` or ``"item"``.
+        rows: ``K``.
+        tolerance, max_runs: as for :func:`find_resolution`.
+
+    Returns:
+        Codes int64 ``[n]``, and their number: ``K``, or fewer where fewer ids have pairs.
+
+    Raises:
+        InputError: another side, or fewer rows than 1 or more than ids.
+
+    Example:
+        >>> pairs = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 0, 1, 2, 3, 2, 3]])
+        >>> codes_of_size(pairs, 4, 4, "user", rows=2)
+        (tensor([0, 0, 1, 1]), 2)
+    """
+    check_pairs(pairs, num_users, num_items)
+    sizes = {"user": num_users, "item": num_items}
+    if side not in sizes:
+        raise InputError(f"side: {side!r}, wanted 'user' or 'item'")
+    if not 1 <= rows <= sizes[side]:
+        raise InputError(f"rows: {rows}, wanted 1..{sizes[side]} for {sizes[side]} {side}s")
+
+    def rows_at(resolution: float) -> int:
+        found = cluster_pairs(pairs, num_users, num_items, resolution)
+        return found.num_user_codes if side == "user" else found.num_item_codes
+
+    resolution = _bisect(rows_at, rows, 2.0 * pairs.size(1), tolerance, max_runs, at_least=True)
+    found = cluster_pairs(pairs, num_users, num_items, resolution)
+    own, codes, number = found.user_labels, found.user_codes, found.num_user_codes
+    other, unseen, ends = found.item_labels, found.unseen_user, (0, 1)
+    if side == "item":
+        own, codes, number = found.item_labels, found.item_codes, found.num_item_codes
+        other, unseen, ends = found.user_labels, found.unseen_item, (1, 0)
+    if number <= rows:
+        return codes, number
+    weight = torch.bincount(codes, minlength=number)
+    if unseen is not None and rows > 1:
+        weight[unseen] = len(codes) + 1  # stays
+    kept = torch.zeros(number, dtype=torch.bool)
+    kept[torch.sort(weight, descending=True, stable=True).indices[:rows]] = True
+    to = row_of_labels(own, codes, found.num_clusters)[other[pairs[ends[1]].cpu()]]
+    owner = codes[pairs[ends[0]].cpu()]
+    votes = (to >= 0) & kept[to] & ~kept[owner]
+    joined = majority(owner[votes], to[votes], number, number)
+    first = int(kept.nonzero()[0])  # the largest cluster takes those without a vote
+    target = torch.where(kept, torch.arange(number), torch.where(joined >= 0, joined, first))
+    return torch.unique(target[codes], return_inverse=True)[1], rows
+
+
+def row_of_labels(labels: Tensor, codes: Tensor, num_labels: int) -> Tensor:
+    """The code of each joint label on one side; -1 for clusters without an id of it.
+
+    Example:
+        >>> row_of_labels(torch.tensor([0, 2, -1]), torch.tensor([0, 1, 2]), 3).tolist()
+        [0, -1, 1]
+    """
+    rows = torch.full((num_labels,), -1)
+    rows[labels[labels >= 0]] = codes[labels >= 0]
+    return rows
+
+
+def majority(owner: Tensor, rows: Tensor, num_owners: int, num_rows: int) -> Tensor:
+    """The row that most votes of each owner are for; ties go to the smaller row.
+
+    Args:
+        owner: ``[V]`` who votes.
+        rows: ``[V]`` for which row.
+        num_owners, num_rows: how many there are.
+
+    Returns:
+        int64 ``[num_owners]``; -1 for owners without a vote.
+
+    Example:
+        >>> majority(torch.tensor([0, 0, 0, 2]), torch.tensor([3, 1, 3, 0]), 3, 4).tolist()
+        [3, -1, 0]
+    """
+    keys, counts = torch.unique(owner * num_rows + rows, return_counts=True)
+    # Written from the worst to the best, so that the best stays.
+    order = torch.sort(counts.flip(0), stable=True).indices
+    out = torch.full((num_owners,), -1)
+    for key in keys.flip(0)[order].tolist():
+        out[key // num_rows] = key % num_rows
+    return out
 
 
 def check_resolution(resolution: float) -> None:

@@ -70,8 +70,7 @@ class SharedArray(nn.Module):
             raise InputError(f"ratio: {ratio!r}, wanted a number in (0, 1]")
         if not 0 < init_scale < math.inf:
             raise InputError(f"init_scale: {init_scale}, wanted a positive number")
-        # 0.1 * 1000 is a little below 100 for some sizes; the product of decimals is meant.
-        size = math.floor(ratio * total + 1e-9)
+        size = num_slots(ratio, total)
         check_mapping(mapping, size, block)
         self.total, self.mapping, self.block, self.signed = total, mapping, block, signed
         self.init_scale, self.exact_std = init_scale, exact_std
@@ -240,6 +239,11 @@ class _Virtual(nn.Module):
                     f"{prefix}layout: saved for {rows} x {columns} weights, this table has "
                     f"{self.num_rows} x {self.num_columns}"
                 )
+            total = self._array[0].total
+            if not 0 <= offset <= total - rows * columns:
+                raise InputError(
+                    f"{prefix}layout: saved at weight {offset}, the array is for {total} weights"
+                )
             before = (self.place, self.scale)
             self.place = Placement(offset, rows, columns)
             self.scale = float(state.get(f"{prefix}scales", torch.tensor([self.scale])))
@@ -344,6 +348,17 @@ class SharedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+
+def num_slots(ratio: float, total: int) -> int:
+    """Size of the array for ``total`` virtual weights.
+
+    Example:
+        >>> num_slots(0.1, 1000)
+        100
+    """
+    # 0.29 * 100 is a little below 29 in binary; the product of decimals is meant.
+    return math.floor(ratio * total + 1e-9)
 
 
 def _check_ids(ids: Tensor, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
-from graphkit.nn.embedding.clustering import Clusters, cluster_pairs, find_resolution
+from graphkit.nn.embedding.clustering import Clusters, cluster_pairs, codes_of_size
 from graphkit.nn.embedding.codes import (
     Codes,
     double_codes,
@@ -20,7 +21,7 @@ from graphkit.nn.embedding.codes import (
     random_codes,
 )
 from graphkit.nn.embedding.low_rank import LowRankEmbedding, mimic_table
-from graphkit.nn.embedding.shared import SharedArray, SharedEmbedding
+from graphkit.nn.embedding.shared import SharedArray, SharedEmbedding, num_slots
 from graphkit.nn.embedding.slots import MAPPINGS
 from graphkit.nn.embedding.table import CodedEmbedding
 
@@ -53,7 +54,8 @@ def make_table(
                                 ``lsh_structure``, ``graph`` (GraphHash) or ``double_graph``
     ``gamma``                   sizes both tables as GraphHash with this resolution does; or
                                 ``rows`` (a number, or one for ``user`` and ``item`` each), or
-                                ``fraction`` of the ids
+                                ``fraction`` of the ids of each side. All methods keep exactly so
+                                many rows; only ``lsh`` and ``lsh_structure`` may differ
     ``seed``                    of all hashes; by default the seed of torch's generator
     ``store``                   how the rows are kept: ``dense``, ``hashednet``, ``robe``,
                                 ``roast``, ``randomfold`` (with ``ratio``, ``block``,
@@ -146,8 +148,8 @@ def resolve(spec: Spec | None, interactions: Any, side: str) -> Codes | None:
     num_ids = users if side == "user" else items
     method = spec["method"]
     clusters: Clusters | None = None
-    if "gamma" in spec or method in ("graph", "double_graph"):
-        clusters = cluster_pairs(pairs, users, items, _resolution(spec, pairs, users, items))
+    if "gamma" in spec:
+        clusters = cluster_pairs(pairs, users, items, float(spec["gamma"]))
     rows = _num_rows(spec, clusters, num_ids, side)
     generator = _generator(spec, side)
     if method == "random":
@@ -169,41 +171,72 @@ def resolve(spec: Spec | None, interactions: Any, side: str) -> Codes | None:
         if method == "frequency":
             return frequency_codes(counts, rows)
         return double_frequency_codes(counts, rows, generator)
-    assert clusters is not None
-    found = Codes(clusters.user_codes if side == "user" else clusters.item_codes, rows)
+    if clusters is None:
+        found = Codes(*codes_of_size(pairs, users, items, side, rows))
+    else:
+        found = Codes(clusters.user_codes if side == "user" else clusters.item_codes, rows)
     return found if method == "graph" else double_graph_codes(found, generator)
 
 
 def restore(
-    num_rows: int, dim: int, spec: Spec | None, shapes: Mapping[str, Any], prefix: str
+    num_rows: int, dim: int, spec: Spec | None, saved: Mapping[str, Any], prefix: str
 ) -> nn.Module | None:
     """A table of the layout that was saved, without the training pairs; its codes are all 0.
 
     Args:
         num_rows, dim, spec: as for :func:`make_table`.
-        shapes: of the saved tensors, by key.
+        saved: tensors, or their shapes, by key.
         prefix: of the table's keys.
 
     Returns:
-        ``None`` where shapes do not tell: nothing is saved of this table, or its rows are read
-        from a shared array.
+        ``None`` where nothing is saved of this table.
+
+    Raises:
+        InputError: shapes that fit no table of this specification.
 
     Example:
         >>> spec = {"method": "graph", "gamma": 5}
         >>> restore(3, 4, spec, {"codes": (3,), "store.weight": (2, 4)}, "").store
         Embedding(2, 4)
     """
-    codes = shapes.get(f"{prefix}codes")
-    stored = shapes.get(f"{prefix}store.weight", shapes.get(f"{prefix}store.factors.weight"))
-    if codes is None or stored is None or not needs_graph(spec):
+    if spec is None or not needs_graph(spec) or f"{prefix}codes" not in saved:
         return None
-    if len(codes) not in (1, 2) or codes[0] != num_rows or stored[0] < 1:
+    codes = _shape(saved[f"{prefix}codes"])
+    rows = _saved_rows(dim, spec, saved, f"{prefix}store.")
+    if len(codes) not in (1, 2) or codes[0] != num_rows or rows < 1:
         raise InputError(
-            f"{prefix}codes: saved with {list(codes)} for {list(stored)} rows, the table is for "
+            f"{prefix}codes: saved with {list(codes)} for {rows} rows, the table is for "
             f"{num_rows} ids"
         )
-    found = Codes(torch.zeros(tuple(codes), dtype=torch.int64, device="cpu"), int(stored[0]))
+    found = Codes(torch.zeros(codes, dtype=torch.int64, device="cpu"), rows)
     return make_table(num_rows, dim, spec, init=nn.init.normal_, codes=found)
+
+
+def _saved_rows(dim: int, spec: Spec, saved: Mapping[str, Any], prefix: str) -> int:
+    """How many rows a saved store has; 0 where that cannot be told."""
+    for key in ("weight", "factors.weight"):
+        if f"{prefix}{key}" in saved:
+            return (*_shape(saved[f"{prefix}{key}"]), 0)[0]
+    array = saved.get(f"{prefix}virtual.array.weight")
+    if array is None or "ratio" not in spec:
+        return 0
+    slots = (*_shape(array), 0)[0]
+    layout = saved.get(f"{prefix}virtual.layout")
+    if isinstance(layout, Tensor) and not layout.is_meta and layout.shape == (3,):
+        rows = int(layout[1])
+        return rows if num_slots(spec["ratio"], rows * dim) == slots else 0
+    # Without values the fewest rows with these shapes stand for all that have them.
+    folds = (*_shape(saved.get(f"{prefix}virtual.array.folds", ())), 0)[0]
+    least = max(math.ceil(slots / (spec["ratio"] * dim)), ((folds - 1) * slots + dim) // dim)
+    for rows in range(max(least - 1, 1), least + 2):
+        fits = num_slots(spec["ratio"], rows * dim) == slots
+        if fits and slots and -(-rows * dim // slots) == folds:
+            return rows
+    return 0
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
 
 
 def materialize(table: nn.Module) -> Tensor:
@@ -271,10 +304,6 @@ def check_spec(spec: Spec | None) -> None:
             f"table: method {method!r} wants one of gamma, rows and fraction, got "
             f"{' and '.join(sizes) or 'none'}"
         )
-    if method in ("graph", "double_graph") and "rows" in spec:
-        raise InputError(
-            f"table.rows: method {method!r} cannot hit a number exactly; give gamma or fraction"
-        )
     _check_number(spec, "gamma", float("inf"))
     _check_number(spec, "fraction", 1.0)
     if store in MAPPINGS and "ratio" not in spec:
@@ -295,13 +324,6 @@ def _check_number(spec: Spec, key: str, largest: float) -> None:
     if not number or not 0 < value <= largest or value == float("inf"):
         wanted = "a positive number" if largest == float("inf") else "a number in (0, 1]"
         raise InputError(f"table.{key}: {value!r}, wanted {wanted}")
-
-
-def _resolution(spec: Spec, pairs: Tensor, users: int, items: int) -> float:
-    if "gamma" in spec:
-        return float(spec["gamma"])
-    rows = max(round(spec["fraction"] * (users + items)), 2)
-    return find_resolution(pairs, users, items, rows)
 
 
 def _num_rows(spec: Spec, clusters: Clusters | None, num_ids: int, side: str) -> int:
