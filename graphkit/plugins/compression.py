@@ -79,6 +79,7 @@ class ParameterSharingPlugin(TrainerPlugin):
     """
 
     name = "parameter_sharing"
+    can_reshard = True  # the array is a weight of the model; nothing here depends on the worker
 
     def __init__(
         self,

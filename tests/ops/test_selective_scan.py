@@ -226,6 +226,22 @@ def test_opcheck(lengths, want_last, zoh):
 
 
 @needs_kernels
+@pytest.mark.parametrize("lengths", [[64, 0, 1, 3, 65], [64], [5, 27, 32], [31, 1, 32, 33, 0, 63]])
+def test_states_that_are_kept_hold_nothing_that_lay_there_before(lengths):
+    # Garbage of freed memory in unused slots once made two equal calls differ.
+    given = make(lengths, 3, 2)
+    arguments = (*(given[key] for key in NAMES), offsets(lengths), False, True, False, True, True)
+    found = []
+    for _ in range(2):
+        junk = [torch.full((4096,), 1e252, dtype=torch.float64) for _ in range(64)]
+        junk += [torch.full_like(found[0], 1e252) for _ in range(64)] if found else []
+        del junk
+        found.append(torch.ops.graphkit.selective_scan(*arguments)[2])
+    assert torch.equal(*found)
+    assert bool((found[0].abs() < 1e6).all())
+
+
+@needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_opcheck_of_half_types(dtype):
     given = make([40, 3], 3, 2, dtype)

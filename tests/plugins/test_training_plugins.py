@@ -272,7 +272,8 @@ def test_bad_schedules_are_refused(arguments, match):
 
 
 def test_names_and_nearest_matches():
-    assert list_plugins() == ["early_stopping", "ema", "grad_clip", "lr_schedule", "sam"]
+    own = ["early_stopping", "ema", "grad_clip", "lr_schedule", "parameter_sharing", "sam"]
+    assert list_plugins() == own
     with pytest.raises(PluginError, match="did you mean 'early_stopping'"):
         create_plugin("early_stoping")
     with pytest.raises(PluginError, match="did you mean 'decay'"):

@@ -334,6 +334,13 @@ class SelectiveScanForwardKernel {
         y_.write(t, channels, y);
       }
     }
+    if (a_.starts) {  // slots that no chunk of this sequence needs: zeros, not what lay there before
+      const int64_t chunks = std::max<int64_t>((length + scan_chunk - 1) / scan_chunk, 1);
+      for (int64_t k = slot_of(begin, chunks); k < (begin + length) / scan_chunk; ++k) {
+        const Columns<C> to = x_.chunk_starts(k);
+        for (int64_t n = 0; n < x_.states; ++n) to.write(n, channels, Vec<C>{});
+      }
+    }
     if (a_.last) x_.scatter(w.state, s, channels, a_.last);
   }
 
