@@ -199,8 +199,8 @@ class FastRP:
             return out
         width = self.dim
         if self.dim * n * 4 > _SMALL:
-            # Two blocks of columns beside the result: less than a third of it.
-            width = max(16, self.dim // 8 // 16 * 16)
+            # Few columns at a time: what is made beside the result stays below a fifth of it.
+            width = max(16, self.dim // 32 // 16 * 16)
         blocks = [(c, min(c + width, self.dim)) for c in range(0, self.dim, width)]
         Run(self, start, step, out, blocks, self.normalize_rows and not concat).all(concat)
         if concat and self.normalize_rows:
