@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from graphkit.data.cards import DatasetCard
-from graphkit.data.convert import pack_single, simple_edges
+from graphkit.data.convert import pack_single
 from graphkit.data.dataset import Parsed
+from graphkit.data.graph_file import read_graph_file
 from graphkit.data.locate import Source
-from graphkit.errors import CorruptFileError
+from graphkit.errors import CorruptFileError, InputError
 
 OPTIONS: dict[str, Any] = {"split_name": "70/10/20"}
 
@@ -31,12 +31,9 @@ def read(card: DatasetCard, source: Source, split_name: str = "70/10/20") -> Par
         CorruptFileError: a line that is not two whole numbers.
     """
     try:
-        lines = np.loadtxt(source.base, dtype=np.int64, comments="#", ndmin=2)
-    except ValueError as error:
+        found = read_graph_file(source.base)
+    except InputError as error:
         raise CorruptFileError(f"{source.base}: wanted two ids per line; {error}") from None
-    if lines.shape[1] != 2:
-        raise CorruptFileError(f"{source.base}: {lines.shape[1]} columns, wanted two ids per line")
-    ids, place = np.unique(lines, return_inverse=True)
-    edges = torch.from_numpy(place.reshape(lines.shape).T.copy()).long()
-    graphs = pack_single(len(ids), simple_edges(edges, len(ids), undirected=True))
-    return Parsed(graphs, info={"link_protocol": split_name})
+    csr = found.csr
+    edges = torch.stack([csr.row(), csr.col]).long()
+    return Parsed(pack_single(csr.num_rows, edges), info={"link_protocol": split_name})

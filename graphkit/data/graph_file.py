@@ -48,8 +48,8 @@ def read_graph_file(
     """Read a graph without weights.
 
     Args:
-        path: ``.txt``, ``.tsv``, ``.edges``: two whole numbers per line, ``#`` or ``%`` starts a
-            comment (the SNAP collection); ``.csv`` and ``.parquet``: a table of edges with a
+        path: ``.txt``, ``.tsv``, ``.edges``: two whole numbers per line, ``#`` starts a comment
+            (the SNAP collection); ``.csv`` and ``.parquet``: a table of edges with a
             header; each of the text forms may end in ``.gz``; ``.npz``: a scipy sparse matrix;
             ``.graphml``, ``.gml``: networkx.
         undirected: an edge counts in both directions.
@@ -106,13 +106,17 @@ def _pieces(file: Path, suffix: str, columns: tuple[str, str] | None) -> Iterato
     table = suffix == ".csv"
     options: dict[str, Any] = {"chunksize": _LINES, "comment": None if table else "#"}
     if not table:
-        options |= {"sep": r"\s+", "header": None, "usecols": [0, 1]}
+        options |= {"sep": r"\s+", "header": None}
     try:
         with pd.read_csv(file, **options) as reader:
             for piece in reader:
+                if not table and piece.shape[1] != 2:  # a third one may be a weight
+                    raise InputError(f"{file}: {piece.shape[1]} columns, wanted two ids per line")
                 yield _ids(file, _two_columns(file, piece, columns if table else None))
     except pd.errors.EmptyDataError:
         return
+    except InputError:
+        raise
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{file}: wanted two whole numbers per line; {error}") from None
 
@@ -131,7 +135,7 @@ def _parquet_pieces(file: Path, columns: tuple[str, str] | None) -> Iterator[Int
 def _two_columns(file: Path, piece: Any, columns: tuple[str, str] | None) -> Any:
     if columns is None:
         if piece.shape[1] < 2:
-            raise InputError(f"{file}: {piece.shape[1]} columns, wanted two ids per line")
+            raise InputError(f"{file}: {piece.shape[1]} column, wanted two of ids")
         return piece.iloc[:, :2]
     for name in columns:
         if name not in piece.columns:

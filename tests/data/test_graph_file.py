@@ -104,6 +104,7 @@ def test_an_empty_file_is_an_empty_graph(tmp_path: Path) -> None:
         ("g.txt", "1\n2\n"),
         ("g.txt", "1 2\n3\n"),
         ("g.txt", "1.5 2\n"),
+        ("g.txt", "1 2 0.5\n"),
         ("g.csv", "a,b\nx,y\n"),
         ("g.doc", "1 2\n"),
     ],

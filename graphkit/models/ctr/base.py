@@ -16,7 +16,7 @@ class ClickModel(TableOwner):
     """Base: looks up user, item and context vectors and joins them with dense features.
 
     Tables of users and items begin with N(0, 1) and may be compressed; those of contexts are
-    small and stay whole. Subclasses turn the parts into one logit.
+    small and stay whole. Subclasses add their layers and turn the parts into one logit.
 
     Args:
         num_users, num_items: ``U`` and ``I``.
@@ -61,6 +61,11 @@ class ClickModel(TableOwner):
         self.add_table("item_table", "item", dim, table, nn.init.normal_)
         self.context_tables = nn.ModuleList(nn.Embedding(size, dim) for size in contexts)
         self.width = (2 + len(contexts)) * dim + user_features + item_features
+        self.add_layers()
+
+    def add_layers(self) -> None:
+        """Make the layers behind the tables; ``dim`` and ``width`` are known."""
+        raise NotImplementedError
 
     def prepare(self, pairs: Any) -> None:
         """Take the training pairs that the layout of the tables follows from; once only.

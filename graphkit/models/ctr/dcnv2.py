@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,23 +37,13 @@ class DCNv2(ClickModel):
         torch.Size([3])
     """
 
-    def __init__(
-        self,
-        num_users: int,
-        num_items: int,
-        dim: int = 64,
-        contexts: Sequence[int] = (),
-        user_features: int = 0,
-        item_features: int = 0,
-        table: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(num_users, num_items, dim, contexts, user_features, item_features, table)
+    def add_layers(self) -> None:
         self.cross = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(2))
         for layer in self.cross:
             nn.init.xavier_normal_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.deep = mlp(self.width, 2 * dim, dim, 3)
-        self.out = nn.Linear(self.width + dim, 1, bias=False)
+        self.deep = mlp(self.width, 2 * self.dim, self.dim, 3)
+        self.out = nn.Linear(self.width + self.dim, 1, bias=False)
 
     def forward(self, batch: Any) -> Tensor:
         first = x = self.inputs(batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -37,18 +36,8 @@ class DeepFM(ClickModel):
         torch.Size([3])
     """
 
-    def __init__(
-        self,
-        num_users: int,
-        num_items: int,
-        dim: int = 64,
-        contexts: Sequence[int] = (),
-        user_features: int = 0,
-        item_features: int = 0,
-        table: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(num_users, num_items, dim, contexts, user_features, item_features, table)
-        self.deep = mlp(self.width, dim, 1, 3)
+    def add_layers(self) -> None:
+        self.deep = mlp(self.width, self.dim, 1, 3)
 
     def forward(self, batch: Any) -> Tensor:
         x = self.inputs(batch)

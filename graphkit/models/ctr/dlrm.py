@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,21 +34,13 @@ class DLRM(ClickModel):
         torch.Size([3])
     """
 
-    def __init__(
-        self,
-        num_users: int,
-        num_items: int,
-        dim: int = 64,
-        contexts: Sequence[int] = (),
-        user_features: int = 0,
-        item_features: int = 0,
-        table: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(num_users, num_items, dim, contexts, user_features, item_features, table)
-        towers = {"user": user_features, "item": item_features}
-        self.towers = nn.ModuleList(mlp(size, 2 * dim, dim, 2) for size in towers.values() if size)
-        parts = 2 + len(contexts) + len(self.towers)
-        self.out = mlp(parts * dim, 2 * dim, 1, 2)
+    def add_layers(self) -> None:
+        towers = {"user": self.user_features, "item": self.item_features}
+        self.towers = nn.ModuleList(
+            mlp(size, 2 * self.dim, self.dim, 2) for size in towers.values() if size
+        )
+        parts = 2 + len(self.context_tables) + len(self.towers)
+        self.out = mlp(parts * self.dim, 2 * self.dim, 1, 2)
 
     def forward(self, batch: Any) -> Tensor:
         dense = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,20 +36,10 @@ class WideDeep(ClickModel):
         torch.Size([3])
     """
 
-    def __init__(
-        self,
-        num_users: int,
-        num_items: int,
-        dim: int = 64,
-        contexts: Sequence[int] = (),
-        user_features: int = 0,
-        item_features: int = 0,
-        table: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(num_users, num_items, dim, contexts, user_features, item_features, table)
-        self.wide = nn.Linear(self.width, dim)
-        self.deep = mlp(self.width, 2 * dim, dim, 3)
-        self.out = nn.Linear(2 * dim, 1)
+    def add_layers(self) -> None:
+        self.wide = nn.Linear(self.width, self.dim)
+        self.deep = mlp(self.width, 2 * self.dim, self.dim, 3)
+        self.out = nn.Linear(2 * self.dim, 1)
 
     def forward(self, batch: Any) -> Tensor:
         x = self.inputs(batch)
