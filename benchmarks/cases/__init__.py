@@ -3,6 +3,7 @@
 from benchmarks.cases import (  # noqa: F401
     attention,
     dgl,
+    embedding,
     links,
     recommendation,
     reduces,

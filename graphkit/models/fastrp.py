@@ -198,9 +198,11 @@ class FastRP:
         if n == 0:
             return out
         width = self.dim
-        if self.dim * n * 4 > _SMALL:
-            # Few columns at a time: what is made beside the result stays below a fifth of it.
-            width = max(16, self.dim // 32 // 16 * 16)
+        total = self.dim * n * 4
+        if total > _SMALL:
+            # What is made beside a large result stays below a fifth of it; a smaller one affords
+            # wide blocks, which read the graph less often.
+            width = max(16, max(_SMALL // 2, total // 32) // (4 * n) // 16 * 16)
         blocks = [(c, min(c + width, self.dim)) for c in range(0, self.dim, width)]
         Run(self, start, step, out, blocks, self.normalize_rows and not concat).all(concat)
         if concat and self.normalize_rows:
