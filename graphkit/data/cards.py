@@ -46,6 +46,7 @@ class DatasetCard(BaseModel):
     task: TaskType
     num_tasks: int
     metric: str
+    also: list[str] = Field(default_factory=list)  # figures reported beside the metric
     maximize: bool
     split: str
     split_kind: Literal["official", "protocol", "rebuilt", "stand-in", "random"] = "official"

@@ -144,7 +144,15 @@ def evaluate(
         {'rocauc': 0.75}
     """
     truth, guess = _numbers("y_true", y_true), _finite(_numbers("y_pred", y_pred))
-    metric = card.metric
+    found: dict[str, float] = {}
+    for metric in (card.metric, *card.also):
+        found.update(_metric(card, metric, truth, guess, num_tasks))
+    return found
+
+
+def _metric(
+    card: DatasetCard, metric: str, truth: np.ndarray, guess: np.ndarray, num_tasks: int
+) -> dict[str, float]:
     if metric in ("acc", "f1", "f1_micro"):
         if metric == "acc" or card.task == "multiclass":
             truth, guess = _classes(truth, guess, num_tasks)

@@ -29,6 +29,7 @@ _READERS = {
     "ogb": "graphkit.data.ogb",
     "lrgb": "graphkit.data.lrgb",
     "planetoid": "graphkit.data.planetoid",
+    "mat-network": "graphkit.data.mat_network",
     "npz-node": "graphkit.data.npz_node",
     "heterophilous": "graphkit.data.heterophilous",
     "tu": "graphkit.data.tu",
@@ -145,13 +146,19 @@ def load(
     if card.level == "recommendation":
         return _recommendation(card, parsed, source.sha256, options, steps, split, split_seed)
     links_drawn = "link_protocol" in parsed.info
+    labels_drawn = "label_share" in parsed.info
     if card.level == "link" and split_seed is not None and not links_drawn:
         raise InputError(
             f"split_seed: {card.name} has an official split of its links; leave it out"
         )
-    if split_seed is None and not parsed.splits and card.level != "link":
+    if split_seed is None and not parsed.splits and card.level != "link" and not labels_drawn:
         split_seed = 0
-    if split_seed is not None and not links_drawn:
+    if labels_drawn:
+        if any(step.reads_split for step in steps):
+            raise InputError(
+                f"transforms: each run of {card.name} has its own split, which none may read"
+            )
+    elif split_seed is not None and not links_drawn:
         parsed = random_split(parsed, card, split_seed)
     if steps:
         config = [step.config for step in steps]
@@ -169,8 +176,9 @@ def load(
         # Only graphs come from the cache: its key does not hold a split that no transform reads.
         parsed = replace(parsed, graphs=transformed.graphs)
         options = {**options, "transforms": config}
-    if links_drawn:
-        drawn = partial(_with_links, card, parsed, source.sha256, options)
+    if links_drawn or labels_drawn:
+        draw = _with_links if links_drawn else _with_labels
+        drawn = partial(draw, card, parsed, source.sha256, options)
         dataset = drawn(split_seed or 0)
         dataset.redraw = drawn if split_seed is None else None
         return dataset
@@ -214,6 +222,15 @@ def _with_links(
     if protocol != card.options.get("split_name", protocol):
         drawn.info = {**drawn.info, "split_kind": "random"}
     return GraphDataset(card, drawn, sha256, options)
+
+
+def _with_labels(
+    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], seed: int
+) -> GraphDataset:
+    from graphkit.data.mat_network import label_split
+
+    split = label_split(parsed.graphs.num_nodes, float(parsed.info["label_share"]), seed)
+    return GraphDataset(card, replace(parsed, splits=[split]), sha256, options)
 
 
 def _for_one_split(parsed: Parsed, card: DatasetCard, split: int | None) -> Parsed:

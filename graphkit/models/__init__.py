@@ -1,6 +1,7 @@
 """Models: one file or package per paper, plain modules with JSON-serialisable arguments."""
 
 from graphkit.models.ctr import DLRM, ClickModel, DCNv2, DeepFM, WideDeep
+from graphkit.models.embedding_classifier import EmbeddingClassifier
 from graphkit.models.fastrp import FastRP
 from graphkit.models.graph_hash import GraphHash
 from graphkit.models.light_gcn import LightGCN
@@ -17,6 +18,7 @@ from graphkit.models.registry import create_model, list_models, model_class, reg
 from graphkit.models.robust_gnn import RobustGNN
 from graphkit.models.stable import Stable
 from graphkit.models.ultragcn import UltraGCN
+from graphkit.models.walk_embedding import WalkEmbedding
 
 __all__ = [
     "FastRP",
@@ -24,6 +26,7 @@ __all__ = [
     "DCNv2",
     "DLRM",
     "DeepFM",
+    "EmbeddingClassifier",
     "WideDeep",
     "GraphHash",
     "InteractionBatch",
@@ -43,6 +46,7 @@ __all__ = [
     "Stable",
     "TrainingEdges",
     "UltraGCN",
+    "WalkEmbedding",
     "create_model",
     "list_models",
     "model_class",

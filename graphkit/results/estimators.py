@@ -50,27 +50,46 @@ class FittedEstimator:
         batch = next(iter(dataset.loader("train")))
         split = dataset.splits
         start = time.perf_counter()
+        x = getattr(batch, "x", None)  # a graph without features has none
         model.fit(
-            batch.x, batch.edge_index, batch.y, split["train"], split["valid"], seed=seed,
+            torch.empty(batch.num_nodes, 0) if x is None else x, batch.edge_index, batch.y,
+            split["train"], split.get("valid", split["train"][:0]), seed=seed,
             previous=self._last,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         self._last = model
         figures = {}
-        for part in ("valid", "test"):
+        for key in ("valid", "test"):
+            # Without validation nodes the estimator judges its training nodes out of sample.
+            part = key if key in split else "train"
             guess = task.predictions(model.logits_, batch, part)
-            figures[part] = task.evaluate(guess, task.target(batch, part), part)[task.metric]
+            figures[key] = task.evaluate(guess, task.target(batch, part), part)
         MetricsFile(path / "metrics.jsonl").rewrite(model.history_)
         _save_weights(model, path / "checkpoints" / "best.safetensors")
         return SeedResult(
             seed=seed,
-            test=figures["test"],
-            valid=figures["valid"],
+            test=figures["test"][task.metric],
+            valid=figures["valid"][task.metric],
             best_epoch=model.best_epoch_,
             epochs=len(model.history_),
             seconds=seconds,
             peak_memory_bytes=peak_memory(torch.device("cpu")),
+            selected=_beside(task, figures, model.best_epoch_),
         )
+
+
+def _beside(
+    task: Any, figures: dict[str, dict[str, float]], epoch: int
+) -> dict[str, dict[str, float]]:
+    """All figures by name, where the task has several."""
+    if len(task.metrics) < 2:
+        return {}
+    return {
+        metric: {
+            "epoch": epoch, "valid": figures["valid"][metric], "test": figures["test"][metric]
+        }
+        for metric in task.metrics
+    }  # fmt: skip
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:

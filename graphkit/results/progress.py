@@ -72,10 +72,12 @@ class ConsoleReporter(Reporter):
         self, recipe: Recipe, dataset: Any, num_params: int, seeds: list[int], folder: Path
     ) -> None:
         self._metric = dataset.metric
-        splits = " / ".join(f"{len(dataset.splits[k]):,}" for k in ("train", "valid", "test"))
+        splits = dataset.splits
+        parts = [part for part in ("train", "valid", "test") if part in splits]
+        sizes = " / ".join(f"{len(splits[part]):,}" for part in parts)
         self._say(f"{recipe.name}: {num_params:,} parameters, {len(seeds)} seeds -> {folder}")
         self._say(
-            f"{dataset.name}: train/valid/test {splits}, {dataset.split_kind} split, "
+            f"{dataset.name}: {'/'.join(parts)} {sizes}, {dataset.split_kind} split, "
             f"metric {dataset.metric}"
         )
         if recipe.num_params is not None and recipe.num_params != num_params:
@@ -120,15 +122,16 @@ class ConsoleReporter(Reporter):
     def seed_end(self, result: SeedResult, *, again: bool = True) -> None:
         self.close()
         how = f"{result.seconds:.1f} s" if again else "finished earlier"
+        at = f" at epoch {result.best_epoch} of {result.epochs}" if result.epochs else ""
         self._say(
-            f"seed {result.seed}: test {self._metric} {result.test:.4f}, valid {result.valid:.4f} "
-            f"at epoch {result.best_epoch} of {result.epochs} ({how})"
+            f"seed {result.seed}: test {self._metric} {result.test:.4f}, "
+            f"valid {result.valid:.4f}{at} ({how})"
         )
 
     def end(self, record: ResultRecord, folder: Path) -> None:
         self.console.print(result_table(record))
         pictures = ", ".join(str(path) for path in sorted(folder.glob("*.png")))
-        self._say(f"record {folder / 'result.json'}, pictures {pictures}")
+        self._say(f"record {folder / 'result.json'}" + (f", pictures {pictures}" * bool(pictures)))
 
     def close(self) -> None:
         if self._bar is not None:
@@ -158,29 +161,35 @@ def plus_minus(mean: float, std: float | None) -> str:
 
 def result_table(record: ResultRecord) -> Table:
     """Return the closing table: our figure beside the published ones."""
-    table = Table(title=f"{record.dataset}, {record.metric} ({record.split_kind} split)")
-    for name in ("method", "test", "valid", "runs", "parameters", "source"):
+    figures = record.figures()
+    table = Table(title=f"{record.dataset}, {', '.join(figures)} ({record.split_kind} split)")
+    several = ("metric",) if len(figures) > 1 else ()
+    for name in ("method", *several, "test", "valid", "runs", "parameters", "source"):
         table.add_column(name, overflow="fold")
     minutes = record.wall_seconds / 60
-    table.add_row(
-        record.method_name,
-        plus_minus(record.test_mean, record.test_std),
-        plus_minus(record.valid_mean, record.valid_std),
-        str(record.n_runs),
-        f"{record.num_params:,}",
-        f"this run, {minutes:.1f} min",
-    )
-    for p in record.published:
-        if p.split != "test":
-            continue
+    for metric, figure in figures.items():
+        which = (metric,) if several else ()
         table.add_row(
-            p.label,
-            plus_minus(p.value, p.std),
-            "",
-            "",
-            f"{p.params:,}" if p.params else "",
-            "published: " + p.source + ("" if p.confirmed else " (unconfirmed)"),
+            record.method_name,
+            *which,
+            plus_minus(figure.test_mean, figure.test_std),
+            plus_minus(figure.valid_mean, figure.valid_std),
+            str(record.n_runs),
+            f"{record.num_params:,}",
+            f"this run, {minutes:.1f} min",
         )
+        for p in record.published:
+            if p.split != "test" or p.metric != metric:
+                continue
+            table.add_row(
+                p.label,
+                *which,
+                plus_minus(p.value, p.std),
+                "",
+                "",
+                f"{p.params:,}" if p.params else "",
+                "published: " + p.source + ("" if p.confirmed else " (unconfirmed)"),
+            )
     return table
 
 

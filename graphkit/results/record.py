@@ -92,6 +92,16 @@ class ResultRecord(BaseModel):
     published: list[Published] = []
     size: Literal["cpu", "full"] = "full"
 
+    def figures(self) -> dict[str, MetricSummary]:
+        """Return the figures of the metric, and of those beside it that somebody published."""
+        own = MetricSummary(
+            test_mean=self.test_mean, test_std=self.test_std,
+            valid_mean=self.valid_mean, valid_std=self.valid_std,
+        )  # fmt: skip
+        wanted = {entry.metric for entry in self.published if entry.split == "test"}
+        beside = {name: f for name, f in self.other_metrics.items() if name in wanted}
+        return {self.metric: own, **{k: f for k, f in beside.items() if k != self.metric}}
+
     def to_json(self) -> str:
         """Return the record as indented JSON, the same bytes for the same content."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"

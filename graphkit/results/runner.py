@@ -126,6 +126,7 @@ def _run_seed(
     curves = True
     if build.trains_itself(recipe):
         result = fitted.fit(model, dataset, task, seed, path)
+        curves = bool(model.history_)
     else:
         curves = build.count_parameters(model) > 0
         result = _train(recipe, model, task, seed, path, reporter)
@@ -231,6 +232,11 @@ def method_name(recipe: Recipe) -> str:
         name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
         return name.replace("_", "+").upper()
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")
+    if isinstance(settings.get("embedding"), dict):
+        chosen = settings["embedding"]
+        plain = chosen.get("p", 1.0) == chosen.get("q", 1.0) == 1.0
+        body = {"fastrp": "FastRP", "walks": "DeepWalk" if plain else "node2vec"}[chosen["name"]]
+        return f"{body} {chosen.get('dim', '')}".strip()
     if settings.get("purify"):
         body = f"{body.upper()}-{settings['purify']}"
     names = {

@@ -27,7 +27,7 @@ def read_lines(
         key: where it stands in a recipe, such as ``"dataset.options.rate"``.
 
     Returns:
-        For each data set the measured lines and the published ones, by method.
+        For each data set and metric the measured lines and the published ones, by method.
 
     Raises:
         InputError: no record has the setting, or one method has two records for one value.
@@ -40,17 +40,18 @@ def read_lines(
         options = dict(record.config.get("dataset", {}).get("options", {}))
         options.pop(key.rpartition(".")[2], None)
         title = " ".join([record.dataset, *(f"{k}={v}" for k, v in sorted(options.items()))])
-        measured, published = found.setdefault(f"{title}, {record.metric}", ({}, {}))
-        line = measured.setdefault(record.method_name, {})
-        if value in line:
-            raise InputError(
-                f"{record.recipe}: a second record of {record.method_name} for {key}={value:g}; "
-                "give folders with one run for each"
-            )
-        line[value] = (record.test_mean, record.test_std or 0.0)
-        for entry in record.published:
-            if entry.metric == record.metric and entry.split == "test":
-                published.setdefault(entry.label, {})[value] = (entry.value, entry.std or 0.0)
+        for metric, figure in record.figures().items():
+            measured, published = found.setdefault(f"{title}, {metric}", ({}, {}))
+            line = measured.setdefault(record.method_name, {})
+            if value in line:
+                raise InputError(
+                    f"{record.recipe}: a second record of {record.method_name} for {key}="
+                    f"{value:g}; give folders with one run for each"
+                )
+            line[value] = (figure.test_mean, figure.test_std or 0.0)
+            for entry in record.published:
+                if entry.metric == metric and entry.split == "test":
+                    published.setdefault(entry.label, {})[value] = (entry.value, entry.std or 0.0)
     if not found:
         raise InputError(f"over: no record has a number at {key!r}")
     return found

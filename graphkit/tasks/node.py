@@ -27,6 +27,12 @@ class NodeTask(Task):
     """
 
     level = "node"
+    one_epoch = True
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metric, and the figures that the card wants beside it."""
+        return [self.metric, *getattr(getattr(self.dataset, "card", None), "also", [])]
 
     def _rows(self, tensor: Tensor, batch: Any, split: str) -> Tensor:
         mask = getattr(batch, f"{split}_mask", None)

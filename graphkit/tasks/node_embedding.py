@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from graphkit.errors import InputError
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+from graphkit.models.label_regression import Bools, Floats, LabelRegression, most_probable
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -111,33 +108,11 @@ def _one(z: Floats, y: Bools, share: float, seed: int, strength: float) -> tuple
 
     order = np.random.default_rng(seed).permutation(len(z))
     train, test = np.split(order, [int(share * len(z))])
-    guess = _most_probable(_probabilities(z, y, train, test, strength), y[test].sum(1))
+    regression = LabelRegression(strength).fit(z[train], y[train])
+    guess = most_probable(regression.probabilities(z[test]), y[test].sum(1))
     scores = (f1_score(y[test], guess, average=how, zero_division=0) for how in ("micro", "macro"))
     micro, macro = (float(score) for score in scores)
     return micro, macro
-
-
-def _probabilities(
-    z: Floats, y: Bools, train: npt.NDArray[Any], test: npt.NDArray[Any], strength: float
-) -> Floats:
-    from sklearn.linear_model import LogisticRegression
-
-    out = np.zeros((len(test), y.shape[1]))
-    for label in range(y.shape[1]):
-        target = y[train, label]
-        if target.all() or not target.any():  # nothing to tell apart
-            out[:, label] = float(target.all() and len(target) > 0)
-            continue
-        model = LogisticRegression(C=strength, solver="liblinear").fit(z[train], target)
-        out[:, label] = model.predict_proba(z[test])[:, 1]
-    return out
-
-
-def _most_probable(probability: Floats, counts: npt.NDArray[Any]) -> Bools:
-    """Mark so many classes of each row, the most probable ones; of equals the last."""
-    rank = np.argsort(np.argsort(probability, axis=1, kind="stable"), axis=1)
-    chosen: Bools = rank >= probability.shape[1] - counts[:, None]
-    return chosen
 
 
 def plot_label_rates(sweeps: dict[str, list[LabelRate]], path: Path | str) -> None:

@@ -12,24 +12,7 @@ import scipy.sparse
 from graphkit.data.locate import data_roots
 from graphkit.errors import InputError
 from graphkit.models import FastRP
-from graphkit.tasks import node_embedding
 from graphkit.tasks.node_embedding import label_rate_sweep, plot_label_rates
-
-
-def test_so_many_labels_as_there_are_are_predicted() -> None:
-    probability = np.array([[0.1, 0.9, 0.5], [0.3, 0.3, 0.3], [0.2, 0.1, 0.0]])
-    chosen = node_embedding._most_probable(probability, np.array([2, 1, 0]))
-    assert chosen.tolist() == [[False, True, True], [False, False, True], [False, False, False]]
-
-
-def test_a_class_nobody_was_seen_with_is_never_probable() -> None:
-    z = np.random.default_rng(0).normal(size=(20, 3))
-    y = np.zeros((20, 3), dtype=bool)
-    y[:10, 0] = True
-    y[15, 2] = True
-    probability = node_embedding._probabilities(z, y, np.arange(15), np.arange(15, 20), 1.0)
-    assert (probability[:, 1:] == 0).all()
-    assert (probability[:, 0] > 0).all()
 
 
 def test_noise_says_nothing_and_classes_say_all(tmp_path: Path) -> None:
