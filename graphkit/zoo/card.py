@@ -74,7 +74,7 @@ def render_card(config: ZooConfig, record: ResultRecord | None = None) -> str:
     if record is not None:
         std = "" if record.test_std is None else f" ± {record.test_std:.4f}"
         lines += [
-            f"Over {record.n_runs} seeds the recipe gives {record.metric} "
+            f"Over {record.n_runs} seed{'s' * (record.n_runs > 1)} the recipe gives {record.metric} "
             f"{record.test_mean:.4f}{std} on the test split.",
             "",
         ]
