@@ -14,6 +14,7 @@ from graphkit.nn.gated_gcn_conv import GatedGCNConv
 from graphkit.nn.gcn2_conv import GCN2Conv
 from graphkit.nn.gcn_conv import GCNConv, gcn_norm
 from graphkit.nn.gin_conv import GINConv, GINEConv
+from graphkit.nn.han_conv import HANConv
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.nn.ogb_conv import OGBGCNConv, OGBGINConv
 from graphkit.nn.pna_conv import PNAConv
@@ -44,6 +45,7 @@ __all__ = [
     "GINConv",
     "GINEConv",
     "GatedGCNConv",
+    "HANConv",
     "LGConv",
     "LapPEEncoder",
     "MessagePassing",

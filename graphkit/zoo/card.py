@@ -73,8 +73,9 @@ def render_card(config: ZooConfig, record: ResultRecord | None = None) -> str:
         lines += ["", "`graphkit zoo eval path/to/this/folder` measures it again.", ""]
     if record is not None:
         std = "" if record.test_std is None else f" ± {record.test_std:.4f}"
+        seeds = f"{record.n_runs} seed{'s' * (record.n_runs > 1)}"
         lines += [
-            f"Over {record.n_runs} seed{'s' * (record.n_runs > 1)} the recipe gives {record.metric} "
+            f"Over {seeds} the recipe gives {record.metric} "
             f"{record.test_mean:.4f}{std} on the test split.",
             "",
         ]
