@@ -15,6 +15,7 @@ from graphkit.models.prognn import ProGNN, ProGNNLowRank
 from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 from graphkit.models.robust_gnn import RobustGNN
+from graphkit.models.rphgnn import RpHGNN, RpHGNNPropagation
 from graphkit.models.stable import Stable
 from graphkit.models.ultragcn import UltraGCN
 
@@ -39,6 +40,8 @@ __all__ = [
     "NodeEstimator",
     "Recommender",
     "RobustGNN",
+    "RpHGNN",
+    "RpHGNNPropagation",
     "Sampling",
     "Stable",
     "TrainingEdges",
