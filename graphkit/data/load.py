@@ -139,6 +139,8 @@ def load(
         "options": chosen,
         "reader": card.options,
     }
+    if hasattr(reader, "VERSION"):
+        identity["version"] = reader.VERSION
     # An embedded set is parsed faster than a cache file is opened.
     plain = cache and card.reader != "embedded"
     parsed = cached(card.name, cache_key(**identity), _build) if plain else _build()
@@ -177,7 +179,16 @@ def load(
     dataset = GraphDataset(card, parsed, source.sha256, options)
     if split is not None:
         dataset.select_split(split)
+    if hasattr(reader, "redrawn") and split_seed is None and "valid_seed" not in options:
+        dataset.redraw = partial(_with_valid, card, parsed, source.sha256, options, reader)
     return dataset
+
+
+def _with_valid(
+    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], reader: Any, seed: int
+) -> GraphDataset:
+    """Where no validation part is published, each run draws its own."""
+    return GraphDataset(card, reader.redrawn(parsed, seed), sha256, options)
 
 
 def _options(card: DatasetCard, reader: Any) -> dict[str, Any]:
