@@ -71,9 +71,7 @@ class HeteroNodes:
 
     def of_run(self, number: int) -> HeteroNodes:
         """The same nodes; what is random follows from ``number``."""
-        return HeteroNodes(
-            self.data, self.info["target"], self.metric, self.num_tasks, seed=number
-        )
+        return HeteroNodes(self.data, self.info["target"], self.metric, self.num_tasks, seed=number)
 
     def evaluate(self, y_true: Tensor, y_pred: Tensor) -> dict[str, float]:
         """Accuracy of classes ``[n]``, or of a row of zeros and ones as a whole."""

@@ -34,6 +34,7 @@ _READERS = {
     "tu": "graphkit.data.tu",
     "gin": "graphkit.data.gin_text",
     "hgb": "graphkit.data.hgb",
+    "ogb-hetero": "graphkit.data.ogb_hetero",
     "robust": "graphkit.data.robust",
     "seal": "graphkit.data.seal",
     "edge-list": "graphkit.data.edge_list",

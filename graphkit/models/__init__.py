@@ -15,7 +15,7 @@ from graphkit.models.prognn import ProGNN, ProGNNLowRank
 from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 from graphkit.models.robust_gnn import RobustGNN
-from graphkit.models.rphgnn import RpHGNN, RpHGNNPropagation
+from graphkit.models.rphgnn import MetapathMeans, RpHGNN, RpHGNNPropagation
 from graphkit.models.stable import Stable
 from graphkit.models.ultragcn import UltraGCN
 
@@ -32,6 +32,7 @@ __all__ = [
     "LinkHeuristic",
     "MPNNVN",
     "MatrixFactorization",
+    "MetapathMeans",
     "MostPop",
     "NCN",
     "NeuMF",

@@ -25,7 +25,7 @@ def ranked(scores: Tensor, relevant: Tensor) -> Tensor:
         raise InputError(
             f"scores, relevant: {list(scores.shape)} and {list(relevant.shape)}, wanted [n, C]"
         )
-    return relevant.gather(1, scores.argsort(1, descending=True, stable=True))
+    return relevant.gather(1, scores.argsort(stable=True, dim=1, descending=True))
 
 
 def _gain(rows: Tensor) -> Tensor:

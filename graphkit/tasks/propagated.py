@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
-from graphkit.models.rphgnn import RpHGNNPropagation
+from graphkit.models.rphgnn import MetapathMeans, RpHGNNPropagation, line_features
 from graphkit.tasks import class_ranking
 from graphkit.tasks.base import Task, check_finite
 from graphkit.tasks.group_batches import GroupBatch, GroupBatches
 
 _PARTS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
-_OWN_OPTIONS = ("labels", "seed")
+_METHODS = {"rphgnn": RpHGNNPropagation, "metapaths": MetapathMeans}
 
 
 def propagation_of(
@@ -27,7 +27,9 @@ def propagation_of(
 
     Args:
         dataset: its ``info["run_seed"]`` decides what is random, unless ``seed`` is given.
-        options: arguments of :class:`graphkit.models.RpHGNNPropagation`, ``labels``, ``seed``.
+        options: ``method``, ``"rphgnn"`` or ``"metapaths"``; ``labels``; and arguments of
+            :class:`graphkit.models.RpHGNNPropagation` or
+            :class:`graphkit.models.MetapathMeans`.
         path: where to keep the groups.
 
     Raises:
@@ -35,7 +37,10 @@ def propagation_of(
     """
     options = dict(options)
     labels = bool(options.pop("labels", False))
-    known = [*RpHGNNPropagation().get_params(), "labels"]
+    method = options.pop("method", "rphgnn")
+    if method not in _METHODS:
+        raise InputError(f"propagation.method: {method!r}, wanted one of {', '.join(_METHODS)}")
+    known = [*_METHODS[method]().get_params(), "labels", "method"]
     for key in options:
         if key not in known or key == "path":
             raise InputError(
@@ -43,7 +48,7 @@ def propagation_of(
                 f"{', '.join(known)}"
             )
     options.setdefault("seed", int(dataset.info.get("run_seed", 0)))
-    return RpHGNNPropagation(**options, path=path), labels
+    return _METHODS[method](**options, path=path), labels
 
 
 def group_shapes(dataset: Any, options: Mapping[str, Any]) -> list[list[int]]:
@@ -85,6 +90,8 @@ class PropagatedNodeTask(Task):
         views: forward passes that should agree.
         consistency: :math:`\lambda`.
         path: keep the groups in this file.
+        line: arguments of :func:`graphkit.models.rphgnn.line_features`: types without features,
+            but not the target, get vectors learnt from the edges instead of random ones.
 
     Raises:
         InputError: labels that are missing or out of range, splits that overlap, or options that
@@ -117,6 +124,7 @@ class PropagatedNodeTask(Task):
         views: int = 1,
         consistency: float = 0.6,
         path: str | Path | None = None,
+        line: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(dataset, loss=loss, batch_size=batch_size)
         if isinstance(views, bool) or not isinstance(views, int) or views < 1 or consistency < 0:
@@ -142,6 +150,7 @@ class PropagatedNodeTask(Task):
                 f"{', '.join(known)}"
             )
         self.config.update(criterion=self.criterion, views=views)
+        self.line = None if line is None else dict(line)
         self._groups: list[Tensor] | None = None
 
     # -- the data ---------------------------------------------------------------------------------
@@ -190,9 +199,25 @@ class PropagatedNodeTask(Task):
                 "labels": self.y, "train": self.split["train"], "num_classes": self.num_outputs
             }  # fmt: skip
             self._groups = self.propagation.fit_transform(
-                self.data, self.target_type, **(labels if self.labels else {})
+                self._with_line(), self.target_type, **(labels if self.labels else {})
             )
         return self._groups
+
+    def _with_line(self) -> Any:
+        """The graph, with learnt vectors where they were asked for."""
+        if self.line is None:
+            return self.data
+        own = self.propagation.get_params()
+        settings = {"dim": own["embedding_size"], "seed": own["seed"], **self.line}
+        if settings["dim"] != own["embedding_size"]:
+            raise InputError(
+                f"line.dim: {settings['dim']}, wanted propagation.embedding_size, "
+                f"{own['embedding_size']}"
+            )
+        data = self.data.clone()
+        for kind, x in line_features(data, self.target_type, **settings).items():
+            data[kind].x = x
+        return data
 
     def loader(self, split: str, batch_size: int | None = None, **options: Any) -> GroupBatches:
         """Batches of one split; ``options`` are those of ``GraphDataset.loader``."""

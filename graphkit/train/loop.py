@@ -303,9 +303,7 @@ class TrainingLoop:
         better = [
             key
             for key in keys
-            if state.improves(
-                valid[key], self.task.maximize and key != "loss", state.best_of(key)
-            )
+            if state.improves(valid[key], self.task.maximize and key != "loss", state.best_of(key))
         ]
         if getattr(self.task, "one_epoch", False):
             better = keys if criterion in better else []

@@ -52,13 +52,12 @@ class _Perceptron(nn.Module):
 
     def __init__(self, widths: Sequence[int], dropout: float, logits: bool = False) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        self.layers = nn.ModuleList(layers)
         number = len(self.layers) - logits
         self.activations = nn.ModuleList(nn.PReLU(init=0.25) for _ in range(number))
         self.dropout = Dropout(dropout)
-        for layer in self.layers:
+        for layer in layers:
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -198,9 +197,7 @@ class RpHGNN(nn.Module):
         seen = [list(tensor.shape[1:]) for tensor in tensors]
         if seen != wanted:
             raise InputError(f"groups: [slots, width] are {seen}, wanted {wanted}")
-        encoded = [
-            encoder(tensor) for encoder, tensor in zip(self.encoders, tensors, strict=True)
-        ]
+        encoded = [encoder(tensor) for encoder, tensor in zip(self.encoders, tensors, strict=True)]
         if self.fusion == "concat":
             fused = torch.cat(encoded, dim=1)
         else:

@@ -1,4 +1,4 @@
-"""The random matrices of RpHGNN: drawn by a hash of what they are for, applied where it is cheap."""
+"""The random matrices of RpHGNN, drawn by a hash of what they are for."""
 
 from __future__ import annotations
 

@@ -311,12 +311,15 @@ class RpHGNNPropagation:
                 "project_input"
             )
 
-    def _features(self, graph: Graph, plan: Plan) -> dict[str, Tensor]:
+    def _features(
+        self, graph: Graph, plan: Plan, wanted: set[str] | None = None
+    ) -> dict[str, Tensor]:
         """What the propagation starts with, for the types that it reads."""
         chosen, seed = self._settings, self._settings["seed"]
         widths = self.widths(graph)
         found = {}
-        wanted = needed_types(graph, plan)[0] | {plan.target}
+        if wanted is None:
+            wanted = needed_types(graph, plan)[0] | {plan.target}
         for kind in sorted(wanted):
             if kind not in graph.features or chosen["random_input"]:
                 drawn = seed_of("features", seed, kind)

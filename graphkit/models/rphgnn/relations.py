@@ -198,7 +198,8 @@ def graph_hash(graph: Graph, target: str, *more: Tensor | None) -> str:
 
     def add(name: str, tensor: Tensor) -> None:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+        if tensor.numel():
+            digest.update(tensor.detach().cpu().contiguous().numpy().data.cast("B"))
 
     for kind in sorted(graph.features):
         add(kind, graph.features[kind])
