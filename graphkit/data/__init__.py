@@ -14,6 +14,7 @@ from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scip
 from graphkit.data.ctr import ClickBatch, ClickDataset, read_clicks
 from graphkit.data.dataset import GraphDataset
 from graphkit.data.graph_file import GraphFile, read_graph_file
+from graphkit.data.hetero import HeteroNodes
 from graphkit.data.interactions import Interactions
 from graphkit.data.load import load
 from graphkit.data.loader import GraphLoader
@@ -37,6 +38,7 @@ __all__ = [
     "GraphDataset",
     "GraphFile",
     "GraphLoader",
+    "HeteroNodes",
     "Interactions",
     "LinkNeighborLoader",
     "NeighborLoader",

@@ -157,7 +157,7 @@ def _metric(
         if metric == "acc" or card.task == "multiclass":
             truth, guess = _classes(truth, guess, num_tasks)
         if metric == "acc":
-            if card.reader == "ogb":
+            if card.reader.startswith("ogb"):
                 column = {"y_true": truth[:, None], "y_pred": guess[:, None]}
                 return {"acc": float(ogb_evaluator(_ogb_name(card)).eval(column)["acc"])}
             return {"acc": float((truth == guess).mean())}

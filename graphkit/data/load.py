@@ -35,6 +35,7 @@ _READERS = {
     "tu": "graphkit.data.tu",
     "gin": "graphkit.data.gin_text",
     "hgb": "graphkit.data.hgb",
+    "ogb-hetero": "graphkit.data.ogb_hetero",
     "robust": "graphkit.data.robust",
     "seal": "graphkit.data.seal",
     "edge-list": "graphkit.data.edge_list",
@@ -140,20 +141,22 @@ def load(
         "options": chosen,
         "reader": card.options,
     }
+    if hasattr(reader, "VERSION"):
+        identity["version"] = reader.VERSION
     # An embedded set is parsed faster than a cache file is opened.
     plain = cache and card.reader != "embedded"
     parsed = cached(card.name, cache_key(**identity), _build) if plain else _build()
     if card.level == "recommendation":
         return _recommendation(card, parsed, source.sha256, options, steps, split, split_seed)
     links_drawn = "link_protocol" in parsed.info
-    labels_drawn = "label_share" in parsed.info
+    parts_drawn = hasattr(reader, "redrawn") and not parsed.splits
     if card.level == "link" and split_seed is not None and not links_drawn:
         raise InputError(
             f"split_seed: {card.name} has an official split of its links; leave it out"
         )
-    if split_seed is None and not parsed.splits and card.level != "link" and not labels_drawn:
+    if split_seed is None and not parsed.splits and card.level != "link" and not parts_drawn:
         split_seed = 0
-    if labels_drawn:
+    if parts_drawn:
         if any(step.reads_split for step in steps):
             raise InputError(
                 f"transforms: each run of {card.name} has its own split, which none may read"
@@ -176,16 +179,26 @@ def load(
         # Only graphs come from the cache: its key does not hold a split that no transform reads.
         parsed = replace(parsed, graphs=transformed.graphs)
         options = {**options, "transforms": config}
-    if links_drawn or labels_drawn:
-        draw = _with_links if links_drawn else _with_labels
-        drawn = partial(draw, card, parsed, source.sha256, options)
+    drawn: Callable[[int], GraphDataset] | None = None
+    if links_drawn:
+        drawn = partial(_with_links, card, parsed, source.sha256, options)
+    elif hasattr(reader, "redrawn") and "valid_seed" not in options:
+        drawn = partial(_with_parts, card, parsed, source.sha256, options, reader)
+    if drawn is not None and (links_drawn or parts_drawn):
         dataset = drawn(split_seed or 0)
-        dataset.redraw = drawn if split_seed is None else None
-        return dataset
-    dataset = GraphDataset(card, parsed, source.sha256, options)
+    else:
+        dataset = GraphDataset(card, parsed, source.sha256, options)
     if split is not None:
         dataset.select_split(split)
+    dataset.redraw = drawn if split_seed is None else None
     return dataset
+
+
+def _with_parts(
+    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], reader: Any, seed: int
+) -> GraphDataset:
+    """Where parts of the split are not published, each run draws its own."""
+    return GraphDataset(card, reader.redrawn(parsed, seed), sha256, options)
 
 
 def _options(card: DatasetCard, reader: Any) -> dict[str, Any]:
@@ -222,15 +235,6 @@ def _with_links(
     if protocol != card.options.get("split_name", protocol):
         drawn.info = {**drawn.info, "split_kind": "random"}
     return GraphDataset(card, drawn, sha256, options)
-
-
-def _with_labels(
-    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], seed: int
-) -> GraphDataset:
-    from graphkit.data.mat_network import label_split
-
-    split = label_split(parsed.graphs.num_nodes, float(parsed.info["label_share"]), seed)
-    return GraphDataset(card, replace(parsed, splits=[split]), sha256, options)
 
 
 def _for_one_split(parsed: Parsed, card: DatasetCard, split: int | None) -> Parsed:

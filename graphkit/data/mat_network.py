@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,12 @@ def read(card: DatasetCard, source: Source, share: float = 0.1) -> Parsed:
         pack_single(num_nodes, simple_edges(edges, num_nodes, undirected=True), node={"y": y}),
         info={"label_share": float(share)},
     )
+
+
+def redrawn(parsed: Parsed, seed: int) -> Parsed:
+    """The same network with other labelled nodes."""
+    split = label_split(parsed.graphs.num_nodes, float(parsed.info["label_share"]), seed)
+    return replace(parsed, splits=[split])
 
 
 def label_split(num_nodes: int, share: float, seed: int) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from graphkit.models.prognn import ProGNN, ProGNNLowRank
 from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 from graphkit.models.robust_gnn import RobustGNN
+from graphkit.models.rphgnn import MetapathMeans, RpHGNN, RpHGNNPropagation
 from graphkit.models.stable import Stable
 from graphkit.models.ultragcn import UltraGCN
 from graphkit.models.walk_embedding import WalkEmbedding
@@ -34,6 +35,7 @@ __all__ = [
     "LinkHeuristic",
     "MPNNVN",
     "MatrixFactorization",
+    "MetapathMeans",
     "MostPop",
     "NCN",
     "NeuMF",
@@ -42,6 +44,8 @@ __all__ = [
     "NodeEstimator",
     "Recommender",
     "RobustGNN",
+    "RpHGNN",
+    "RpHGNNPropagation",
     "Sampling",
     "Stable",
     "TrainingEdges",

@@ -19,7 +19,7 @@ class WalkEmbedding:
     With ``p = q = 1`` DeepWalk (Perozzi, Al-Rfou, Skiena, KDD 2014, arXiv 1403.6652), else node2vec
     (Grover, Leskovec, KDD 2016, arXiv 1607.00653). Every node starts ``walks`` walks, in a new
     order each round; nodes at most ``window`` steps apart are each other's context. Skip-gram by
-    the package gensim (extra ``walks``) maximises
+    the package gensim (extra ``word2vec``) maximises
 
     .. math:: \log \sigma(z_u^\top c_v) + \sum_{k=1}^{K}
         \mathbb{E}_{n \sim P} \log \sigma(-z_u^\top c_n)
@@ -170,6 +170,6 @@ def _gensim() -> Any:
     except ImportError:
         raise InputError(
             "gensim is not installed, whose word2vec trains on the walks: "
-            "pip install 'graphkit[walks]'"
+            "pip install 'graphkit[word2vec]'"
         ) from None
     return Word2Vec

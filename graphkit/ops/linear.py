@@ -146,3 +146,35 @@ def _own_gradients(
         ldg, grad_weight.data_ptr(), cpu.address(grad_bias), cpu.threads(),
     )  # fmt: skip
     return grad_weight, grad_bias
+
+
+@torch.no_grad()
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """The product of two matrices without gradients, bitwise the same for any number of threads.
+
+    BLAS libraries share the sum over ``in`` among threads where a matrix is narrow.
+
+    Args:
+        x: ``[N, in]``
+        weight: ``[in, out]``
+
+    Shapes:
+        - **out:** ``[N, out]``
+
+    Example:
+        >>> product(torch.tensor([[1.0, 2.0]]), torch.eye(2)).tolist()
+        [[1.0, 2.0]]
+    """
+    good = x.dim() == 2 and weight.dim() == 2 and x.size(1) == weight.size(0)
+    if not good or x.dtype != weight.dtype:
+        raise InputError(
+            f"x, weight: {x.dtype} {list(x.shape)} and {weight.dtype} {list(weight.shape)}, wanted "
+            "[N, in] and [in, out] of one type"
+        )
+    if cpu.kernels is None or x.dtype not in (torch.float32, torch.float64) or x.is_cuda:
+        return x @ weight
+    out = cpu.empty(x, (x.size(0), weight.size(1)))
+    if out.numel() and x.size(1):
+        _own_product(x, weight, None, False, out)
+        return out
+    return out.zero_()

@@ -17,8 +17,8 @@ class EarlyStoppingPlugin(TrainerPlugin):
 
     Args:
         patience: how long to wait for an improvement, at least 1.
-        monitor: "metric" (the task's, in its own direction) or "loss" (lower is better), both of
-            the validation split.
+        monitor: "metric" (the task's, in its own direction), "loss" (lower is better), or the name
+            of another figure of the task (higher is better), all of the validation split.
         min_delta: improvements smaller than this do not count.
         counts: what patience is counted in: "evaluations", or "epochs", also those that are not
             evaluated.
@@ -33,15 +33,16 @@ class EarlyStoppingPlugin(TrainerPlugin):
     def __init__(
         self,
         patience: int = 20,
-        monitor: Literal["metric", "loss"] = "metric",
+        monitor: str = "metric",
         min_delta: float = 0.0,
         counts: Literal["evaluations", "epochs"] = "evaluations",
     ) -> None:
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise PluginError(f"early_stopping: patience must be an integer >= 1, got {patience!r}")
-        if monitor not in ("metric", "loss"):
+        if not isinstance(monitor, str) or not monitor.isidentifier():
             raise PluginError(
-                f"early_stopping: monitor must be 'metric' or 'loss', got {monitor!r}"
+                "early_stopping: monitor must be 'metric', 'loss' or the name of a figure, got "
+                f"{monitor!r}"
             )
         if not (math.isfinite(min_delta) and min_delta >= 0):
             raise PluginError(f"early_stopping: min_delta must be >= 0, got {min_delta}")
@@ -70,11 +71,17 @@ class EarlyStoppingPlugin(TrainerPlugin):
         if self.monitor == "metric":
             self._start(f"valid_{data.metric}", bool(data.maximize))
         else:
-            self._start("valid_loss", maximize=False)
+            self._start(f"valid_{self.monitor}", maximize=self.monitor != "loss")
         return model
 
     def on_epoch_end(self, metrics: Mapping[str, Any]) -> Stop | None:
         value = metrics.get(self.key)
+        if value is None and "valid_loss" in metrics:
+            known = [key.removeprefix("valid_") for key in metrics if key.startswith("valid_")]
+            raise PluginError(
+                f"early_stopping: the task has no figure {self.monitor!r}; it has "
+                f"{', '.join(known)}"
+            )
         if value is None and (self.counts == "evaluations" or self.best is None):
             return None
         gain = -math.inf if value is None else math.inf

@@ -95,7 +95,9 @@ def model_kwargs(recipe: Recipe, dataset: Any) -> dict[str, Any]:
 
     Not every model wants to know all that a data set can say: it gets what it takes.
     """
-    found = dataset.model_args()
+    from graphkit.tasks import model_args
+
+    found = {**dataset.model_args(), **model_args(dataset, recipe.task.model_extra or {})}
     allowed = model_arguments(recipe.model.name)
     if allowed is not None:
         found = {key: value for key, value in found.items() if key in allowed}

@@ -47,6 +47,9 @@ def describe(
         f"weights and optimiser, {readable(found.data_bytes)} for the data"
     )
     steps = 1
+    if "propagation" in (recipe.task.model_extra or {}):
+        size = recipe.trainer.batch_size or build.build_task(recipe, dataset).batch_size
+        steps = -(-len(dataset.splits["train"]) // size)
     if dataset.level == "graph":
         batch_size = recipe.trainer.batch_size or 32
         steps = -(-len(dataset.splits["train"]) // batch_size)

@@ -240,6 +240,7 @@ def method_name(recipe: Recipe) -> str:
     if settings.get("purify"):
         body = f"{body.upper()}-{settings['purify']}"
     names = {
+        "rphgnn": "RpHGNN",
         "most_popular": "MostPop",
         "mf": "MF",
         "neumf": "NeuMF",

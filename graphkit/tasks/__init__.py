@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from graphkit.errors import InputError, nearest
@@ -21,6 +22,7 @@ from graphkit.tasks.losses import (
     weighted_cross_entropy,
 )
 from graphkit.tasks.node import NodeTask
+from graphkit.tasks.propagated import PropagatedNodeTask, group_shapes
 from graphkit.tasks.recommendation import RecommendationTask
 
 _BY_LEVEL: dict[str, type[Task]] = {
@@ -39,7 +41,8 @@ def create_task(dataset: Any, **options: Any) -> Task:
         dataset: a :class:`graphkit.data.GraphDataset`.
         **options: those of the task of this level: ``loss`` and ``batch_size`` for graphs and
             nodes, for links see :class:`LinkTask`, for users and items
-            :class:`RecommendationTask`.
+            :class:`RecommendationTask`, for nodes with ``propagation``
+            :class:`PropagatedNodeTask`.
 
     Raises:
         InputError: an option is unknown or does not fit, or the level has no task yet.
@@ -55,6 +58,8 @@ def create_task(dataset: Any, **options: Any) -> Task:
             f"{' and '.join(_BY_LEVEL)} level"
         )
     task = _BY_LEVEL[dataset.level]
+    if dataset.level == "node" and "propagation" in options:
+        task = PropagatedNodeTask
     known = [name for name in inspect.signature(task).parameters if name != "dataset"]
     for key in options:
         if key not in known:
@@ -64,17 +69,32 @@ def create_task(dataset: Any, **options: Any) -> Task:
     return task(dataset, **options)
 
 
+def model_args(dataset: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options of a task say about the shape of a model, before anything is computed.
+
+    Example:
+        >>> from graphkit import data
+        >>> model_args(data.load("demo"), {})
+        {}
+    """
+    if "propagation" not in options:
+        return {}
+    return {"groups": group_shapes(dataset, options["propagation"])}
+
+
 __all__ = [
     "ClickTask",
     "GraphTask",
     "LinkBatch",
     "LinkTask",
     "NodeTask",
+    "PropagatedNodeTask",
     "RecommendationTask",
     "Task",
     "batch_class_weights",
     "bce_with_logits",
     "create_task",
+    "model_args",
     "cross_entropy",
     "l1",
     "labelled",

@@ -117,6 +117,8 @@ class Task:
             return F.cross_entropy(rows, y, reduction="none")
         mask = labelled(y)
         clean = torch.where(mask, y, torch.zeros_like(y)).to(rows.dtype)
+        if self.loss_name == "soft_cross_entropy":
+            return -(clean * F.log_softmax(rows, dim=1)).sum(1)
         if self.loss_name == "bce":
             values = F.binary_cross_entropy_with_logits(rows, clean, reduction="none")
         else:

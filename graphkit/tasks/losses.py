@@ -98,17 +98,37 @@ def weighted_cross_entropy(out: Tensor, target: Tensor) -> Tensor:
     return (of_rows * rows).sum() / of_rows.sum().clamp(min=torch.finfo(out.dtype).tiny)
 
 
+def soft_cross_entropy(out: Tensor, target: Tensor) -> Tensor:
+    r"""Cross-entropy with several right classes, :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`.
+
+    Up to a constant the divergence of the scores from the targets; mean over the rows that have
+    labels.
+
+    Shapes:
+        out: float ``[n, C]``; target: float ``[n, C]`` with NaN rows for unlabelled nodes.
+
+    Example:
+        >>> round(soft_cross_entropy(torch.zeros(1, 4), torch.tensor([[1.0, 1, 0, 0]])).item(), 4)
+        2.7726
+    """
+    known = labelled(target)
+    y = torch.where(known, target, torch.zeros_like(target)).to(out.dtype)
+    rows = -(y * F.log_softmax(out, dim=1)).sum(1)
+    return rows.sum() / known.any(1).sum().clamp(min=1)
+
+
 LOSSES: dict[str, Loss] = {
     "bce": bce_with_logits,
     "cross_entropy": cross_entropy,
     "weighted_cross_entropy": weighted_cross_entropy,
+    "soft_cross_entropy": soft_cross_entropy,
     "l1": l1,
     "mse": mse,
 }
 
 _OF_TASK = {
     "binary": ("bce",),
-    "multilabel": ("bce",),
+    "multilabel": ("bce", "soft_cross_entropy"),
     "multiclass": ("cross_entropy", "weighted_cross_entropy"),
     "regression": ("l1", "mse"),
 }

@@ -297,13 +297,16 @@ class TrainingLoop:
         exported = self.plugins.export(self.model)
         valid = self._figures(exported, "valid")
         entry.update({f"valid_{key}": value for key, value in valid.items()})
+        # Some protocols choose the epoch by another figure than the one they report.
+        criterion = getattr(self.task, "criterion", metric)
+        keys = list(dict.fromkeys([*self.task.metrics, criterion]))
         better = [
             key
-            for key in self.task.metrics
-            if state.improves(valid[key], self.task.maximize, state.best_of(key))
+            for key in keys
+            if state.improves(valid[key], self.task.maximize and key != "loss", state.best_of(key))
         ]
         if getattr(self.task, "one_epoch", False):
-            better = list(self.task.metrics) if metric in better else []
+            better = keys if criterion in better else []
         if not better:
             return
         test = self._figures(exported, "test")

@@ -1,0 +1,81 @@
+"""A ``HeteroData`` of one's own as a data set that tasks and the Trainer take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphkit.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+_METRICS = ("f1_micro", "acc", "ndcg")
+
+
+class HeteroNodes:
+    """Nodes of one type to classify in a heterogeneous graph.
+
+    Args:
+        data: ``data[target]`` holds ``y``, int64 ``[N]`` classes or float ``[N, C]`` zeros and
+            ones, and ``train_mask``, ``val_mask`` and ``test_mask``.
+        target: the node type.
+        metric: ``"f1_micro"``, ``"acc"`` or ``"ndcg"``.
+        num_classes: number of classes; one more than the largest label when not given.
+        seed: of what is random in the run.
+
+    Raises:
+        InputError: no such node type, no labels, or an unknown metric.
+
+    Example:
+        >>> from torch_geometric.data import HeteroData
+        >>> data = HeteroData()
+        >>> data["author"].y = torch.tensor([0, 2, 1])
+        >>> HeteroNodes(data, "author").num_tasks
+        3
+    """
+
+    level = "node"
+    maximize = True
+
+    def __init__(
+        self,
+        data: HeteroData,
+        target: str,
+        metric: str = "f1_micro",
+        num_classes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if target not in data.node_types:
+            known = [str(kind) for kind in data.node_types]
+            raise InputError(
+                f"target: no node type {target!r} among {known}{nearest(target, known)}"
+            )
+        if metric not in _METRICS:
+            raise InputError(f"metric: {metric!r}, wanted one of {', '.join(_METRICS)}")
+        y = data[target].get("y")
+        if y is None or y.numel() == 0:
+            raise InputError(f"target: node type {target!r} has no labels y")
+        multilabel = y.dim() == 2 and y.size(1) > 1
+        self.data, self.name, self.metric = data, "hetero", metric
+        self.task_type = "multilabel" if multilabel else "multiclass"
+        known_classes = y.size(1) if multilabel else int(y.max()) + 1
+        self.num_tasks = int(num_classes or known_classes)
+        self.info: dict[str, Any] = {"target": target, "run_seed": int(seed)}
+
+    def hetero(self) -> HeteroData:
+        """The graph."""
+        return self.data
+
+    def of_run(self, number: int) -> HeteroNodes:
+        """The same nodes; what is random follows from ``number``."""
+        return HeteroNodes(self.data, self.info["target"], self.metric, self.num_tasks, seed=number)
+
+    def evaluate(self, y_true: Tensor, y_pred: Tensor) -> dict[str, float]:
+        """Accuracy of classes ``[n]``, or of a row of zeros and ones as a whole."""
+        if y_pred.is_floating_point():
+            y_pred = (y_pred > 0).to(y_true.dtype)
+        same = torch.eq(y_true, y_pred).reshape(len(y_true), -1).all(1)
+        return {self.metric: float(same.double().mean())}

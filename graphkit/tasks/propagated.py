@@ -1,0 +1,330 @@
+"""Classify nodes of a heterogeneous graph from groups that were propagated beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphkit.errors import InputError, nearest
+from graphkit.models.rphgnn import MetapathMeans, RpHGNNPropagation, line_features
+from graphkit.tasks import class_ranking
+from graphkit.tasks.base import Task, check_finite
+from graphkit.tasks.group_batches import GroupBatch, GroupBatches
+
+_PARTS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
+_METHODS = {"rphgnn": RpHGNNPropagation, "metapaths": MetapathMeans}
+
+
+def propagation_of(
+    dataset: Any, options: Mapping[str, Any], path: Path | None = None
+) -> tuple[Any, bool]:
+    """The estimator that a recipe's ``task.propagation`` describes, and whether labels propagate.
+
+    Args:
+        dataset: its ``info["run_seed"]`` decides what is random, unless ``seed`` is given.
+        options: ``method``, ``"rphgnn"`` or ``"metapaths"``; ``labels``; and arguments of
+            :class:`graphkit.models.RpHGNNPropagation` or
+            :class:`graphkit.models.MetapathMeans`.
+        path: where to keep the groups.
+
+    Raises:
+        InputError: an unknown option.
+    """
+    options = dict(options)
+    labels = bool(options.pop("labels", False))
+    method = options.pop("method", "rphgnn")
+    if method not in _METHODS:
+        raise InputError(f"propagation.method: {method!r}, wanted one of {', '.join(_METHODS)}")
+    known = [*_METHODS[method]().get_params(), "labels", "method"]
+    for key in options:
+        if key not in known or key == "path":
+            raise InputError(
+                f"propagation.{key}: no such option{nearest(key, known)}; there are "
+                f"{', '.join(known)}"
+            )
+    options.setdefault("seed", int(dataset.info.get("run_seed", 0)))
+    return _METHODS[method](**options, path=path), labels
+
+
+def group_shapes(dataset: Any, options: Mapping[str, Any]) -> list[list[int]]:
+    """Slots and width of each group, as a model's ``groups`` wants them; nothing is computed.
+
+    Raises:
+        InputError: the set is not heterogeneous, or the options are wrong.
+    """
+    propagation, labels = propagation_of(dataset, options)
+    classes = dataset.num_tasks if labels else 0
+    shapes = propagation.shapes(dataset.hetero(), dataset.info["target"], classes)
+    return [list(shape) for shape in shapes.values()]
+
+
+class PropagatedNodeTask(Task):
+    r"""Classify nodes of one type in mini-batches of what was propagated to them.
+
+    The groups are computed when the first batch is asked for, in a memory-mapped file where they
+    exceed ``propagation.budget_bytes``. One validation figure, the ``criterion``, chooses the epoch
+    at which all figures are taken. Sets with a published half of the test nodes are judged on that
+    half and, in the same run, on the whole (``..._full``).
+
+    With ``views`` V > 1 and logits :math:`z_v` of V passes with independent dropout, training
+    batches are drawn from the nodes of all splits, and
+
+    .. math::
+        L = \sum_v CE(z_v^{train}, y) + \lambda \sum_v CE(z_v, \hat y), \qquad
+        \hat y = \arg\max \tfrac1V \sum_v \mathrm{softmax}(z_v)
+
+    Args:
+        dataset: a heterogeneous set, or :class:`graphkit.data.HeteroNodes`.
+        propagation: arguments of :class:`graphkit.models.RpHGNNPropagation`; ``labels: true`` also
+            propagates the training labels.
+        loss: ``"cross_entropy"`` for one class per node; ``"bce"`` or ``"soft_cross_entropy"``,
+            :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c`, for several.
+        batch_size: nodes per step when the Trainer is given none.
+        criterion: the metric that chooses the epoch: ``"loss"``, ``"f1_mean"`` (of macro and
+            micro), or one of :attr:`metrics`; the set's own metric by default.
+        views: forward passes that should agree.
+        consistency: :math:`\lambda`.
+        path: keep the groups in this file.
+        line: arguments of :func:`graphkit.models.rphgnn.line_features`: types without features,
+            but not the target, get vectors learnt from the edges instead of random ones.
+
+    Raises:
+        InputError: labels that are missing or out of range, splits that overlap, or options that
+            do not exist.
+
+    Example:
+        >>> from torch_geometric.data import HeteroData
+        >>> from graphkit.data import HeteroNodes
+        >>> data = HeteroData()
+        >>> data["author"].x, data["author"].y = torch.eye(3), torch.tensor([0, 1, 0])
+        >>> data["paper"].x = torch.ones(2, 4)
+        >>> data["author", "writes", "paper"].edge_index = torch.tensor([[0, 1, 2], [0, 1, 1]])
+        >>> for number, part in enumerate(("train_mask", "val_mask", "test_mask")):
+        ...     data["author"][part] = torch.arange(3) == number
+        >>> task = PropagatedNodeTask(HeteroNodes(data, "author"), {"iterations": 2})
+        >>> [list(g.shape) for g in next(iter(task.loader("train"))).groups]
+        [[1, 2, 4], [1, 2, 3]]
+    """
+
+    level = "node"
+    one_epoch = True
+
+    def __init__(
+        self,
+        dataset: Any,
+        propagation: Mapping[str, Any] | None = None,
+        loss: str | None = None,
+        batch_size: int = 10000,
+        criterion: str | None = None,
+        views: int = 1,
+        consistency: float = 0.6,
+        path: str | Path | None = None,
+        line: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(dataset, loss=loss, batch_size=batch_size)
+        if isinstance(views, bool) or not isinstance(views, int) or views < 1 or consistency < 0:
+            raise InputError(
+                f"views, consistency: {views}, {consistency}, wanted an integer of at least 1 and "
+                "a number of at least 0"
+            )
+        self.views, self.consistency = views, float(consistency)
+        if views > 1 and not self.multiclass:
+            raise InputError("views: passes agree on one class per node; this set has several")
+        self.data, self.target_type = dataset.hetero(), str(dataset.info["target"])
+        self.propagation, self.labels = propagation_of(
+            dataset, propagation or {}, None if path is None else Path(path)
+        )
+        self._read_labels()
+        if self.labels and not self.multiclass:
+            raise InputError("propagation.labels: not defined for several labels per node")
+        self.criterion = criterion or self.metric
+        if self.criterion not in (*self.metrics, "loss"):
+            known = [*self.metrics, "loss"]
+            raise InputError(
+                f"criterion: {criterion!r}{nearest(str(criterion), known)}, wanted one of "
+                f"{', '.join(known)}"
+            )
+        self.config.update(criterion=self.criterion, views=views)
+        self.line = None if line is None else dict(line)
+        self._groups: list[Tensor] | None = None
+
+    # -- the data ---------------------------------------------------------------------------------
+
+    def _read_labels(self) -> None:
+        store = self.data[self.target_type]
+        y = store.get("y")
+        if y is None:
+            raise InputError(f"target: node type {self.target_type!r} has no labels y")
+        self.y = y[:, 0] if self.multiclass and y.dim() == 2 and y.size(1) == 1 else y
+        self.split: dict[str, Tensor] = {}
+        visits = torch.zeros(len(y), dtype=torch.int64)
+        for part, name in _PARTS.items():
+            mask = store.get(name)
+            if mask is None or mask.shape != (len(y),) or not bool(mask.any()):
+                raise InputError(f"{name}: no node of type {self.target_type!r} is in it")
+            self.split[part] = mask.nonzero()[:, 0]
+            visits += mask
+        whole = store.get("test_full_mask")
+        self.published: Tensor | None = None
+        if whole is not None and not torch.equal(whole, store["test_mask"]):
+            self.published = store["test_mask"][whole]
+            visits = visits - store["test_mask"].long() + whole.long()
+            self.split["test"] = whole.nonzero()[:, 0]
+        if int(visits.max()) > 1:
+            node = int(visits.argmax())
+            raise InputError(f"split: node {node} is in two of train, valid and test")
+        labelled = torch.cat(list(self.split.values()))
+        if self.multiclass:
+            seen = self.y[labelled]
+            if seen.is_floating_point() or not 0 <= int(seen.min()) <= int(seen.max()) < (
+                self.num_outputs
+            ):
+                raise InputError(
+                    f"y: {seen.dtype} from {seen.min().item()} to {seen.max().item()}, wanted "
+                    f"integers 0..{self.num_outputs - 1}"
+                )
+        self.train_mask = torch.zeros(len(y), dtype=torch.bool)
+        self.train_mask[self.split["train"]] = True
+
+    @property
+    def groups(self) -> list[Tensor]:
+        """What was propagated, float16 ``[N, K_g, D_g]`` each; computed when first asked for."""
+        if self._groups is None:
+            labels = {
+                "labels": self.y, "train": self.split["train"], "num_classes": self.num_outputs
+            }  # fmt: skip
+            self._groups = self.propagation.fit_transform(
+                self._with_line(), self.target_type, **(labels if self.labels else {})
+            )
+        return self._groups
+
+    def _with_line(self) -> Any:
+        """The graph, with learnt vectors where they were asked for."""
+        if self.line is None:
+            return self.data
+        own = self.propagation.get_params()
+        settings = {"dim": own["embedding_size"], "seed": own["seed"], **self.line}
+        if settings["dim"] != own["embedding_size"]:
+            raise InputError(
+                f"line.dim: {settings['dim']}, wanted propagation.embedding_size, "
+                f"{own['embedding_size']}"
+            )
+        data = self.data.clone()
+        for kind, x in line_features(data, self.target_type, **settings).items():
+            data[kind].x = x
+        return data
+
+    def loader(self, split: str, batch_size: int | None = None, **options: Any) -> GroupBatches:
+        """Batches of one split; ``options`` are those of ``GraphDataset.loader``."""
+        if split not in self.split:
+            raise InputError(f"split: expected train, valid or test, got {split!r}")
+        nodes = self.split[split]
+        if split == "train" and self.views > 1:
+            nodes = torch.cat(list(self.split.values())).sort().values
+        return GroupBatches(
+            self.groups, self.y, nodes, self.train_mask, split,
+            batch_size=batch_size or self.batch_size, **options,
+        )  # fmt: skip
+
+    def probe(self, number: int) -> GroupBatch:
+        """A batch of the right shapes and nothing in it, to measure memory with."""
+        classes = self.num_outputs if self.labels else 0
+        shapes = self.propagation.shapes(self.data, self.target_type, classes)
+        nodes = self.split["train"][:number]
+        groups = [torch.zeros(len(nodes), *shape, dtype=torch.float16) for shape in shapes.values()]
+        return GroupBatch(groups, self.y[nodes], nodes, self.train_mask[nodes], "train")
+
+    # -- what the Trainer asks for ----------------------------------------------------------------
+
+    @property
+    def metrics(self) -> list[str]:
+        """All figures; the set's own metric first."""
+        names = {"f1_micro": ["f1_micro", "f1_macro", "f1_mean"], "ndcg": ["ndcg", "mrr"]}
+        own = names.get(self.metric, [self.metric])
+        return own if self.published is None else [*own, *(f"{name}_full" for name in own)]
+
+    def apply(self, model: nn.Module, batch: GroupBatch) -> Tensor:
+        """Logits ``[B, C]``; of several views in training ``[V, B, C]``."""
+        if batch.split == "train" and self.views > 1 and model.training:
+            return torch.stack([model(batch) for _ in range(self.views)])
+        out: Tensor = model(batch)
+        return out
+
+    def loss(self, out: Tensor, batch: GroupBatch, split: str = "train") -> Tensor:
+        """Scalar loss; see the class for several views."""
+        if out.dim() == 2:
+            return super().loss(out, batch, split)
+        out = out.float()
+        guess = out.detach().softmax(-1).mean(0).argmax(-1)
+        known = batch.train_mask
+        total = out.new_zeros(())
+        for logits in out:
+            total = total + self.consistency * F.cross_entropy(logits, guess)
+            # A batch without training nodes has no cross-entropy: their mean would be NaN.
+            if bool(known.any()):
+                total = total + F.cross_entropy(logits[known], batch.y[known])
+        return total
+
+    def sample_loss(self, out: Tensor, batch: GroupBatch, split: str = "train") -> Tensor:
+        """Loss of each node of the batch."""
+        return super().sample_loss(out.mean(0) if out.dim() == 3 else out, batch, split)
+
+    def weight(self, batch: GroupBatch, split: str = "train") -> float:
+        """Number of labelled targets; with several views, of training nodes."""
+        if split == "train" and self.views > 1:
+            return float(batch.train_mask.sum())
+        return super().weight(batch, split)
+
+    def predictions(self, out: Tensor, batch: GroupBatch, split: str = "train") -> Tensor:
+        """Classes; scores where several are right or the ranking counts."""
+        if self.metric == "ndcg":
+            rows = self._outputs(out, batch, split)
+            check_finite(rows, split)
+            return rows
+        return super().predictions(out, batch, split)
+
+    def evaluate(
+        self, predictions: Tensor, targets: Tensor, split: str = "test"
+    ) -> dict[str, float]:
+        """Figures of a whole split; ``_full`` ones are of the whole test set.
+
+        Raises:
+            InputError: no rows, rows that do not match, or predictions that are not finite.
+        """
+        if len(predictions) == 0 or len(predictions) != len(targets):
+            raise InputError(
+                f"predictions: {len(predictions)} rows for {len(targets)} targets of the {split} "
+                "split"
+            )
+        check_finite(predictions, split)
+        whole = self._figures(predictions, targets)
+        if self.published is None:
+            return whole
+        half = whole
+        if split == "test" and len(predictions) == len(self.published):
+            half = self._figures(predictions[self.published], targets[self.published])
+        return {**half, **{f"{name}_full": value for name, value in whole.items()}}
+
+    def _figures(self, guess: Tensor, y: Tensor) -> dict[str, float]:
+        if self.metric == "ndcg":
+            relevant = class_ranking.relevance(y, self.num_outputs)
+            return {
+                "ndcg": class_ranking.ndcg(guess, relevant),
+                "mrr": class_ranking.mrr(guess, relevant),
+            }
+        if self.metric != "f1_micro":
+            figures: dict[str, float] = self.dataset.evaluate(y, guess)
+            return figures
+        from sklearn.metrics import f1_score
+
+        found = guess if self.multiclass else (guess > 0).long()
+        micro, macro = (
+            float(f1_score(y.long().numpy(), found.numpy(), average=how, zero_division=0))
+            for how in ("micro", "macro")
+        )
+        return {"f1_micro": micro, "f1_macro": macro, "f1_mean": (micro + macro) / 2}
