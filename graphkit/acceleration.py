@@ -14,11 +14,19 @@ from graphkit.nn.message_passing import MessagePassing
 
 _NAMES = (
     "APPNP", "ChebConv", "GATConv", "GATv2Conv", "GCN2Conv", "GCNConv", "GINConv", "GINEConv",
-    "HANConv", "LGConv", "PNAConv", "ResGatedGraphConv", "SAGEConv", "TransformerConv",
+    "HANConv", "HGTConv", "LGConv", "PNAConv", "ResGatedGraphConv", "SAGEConv", "TransformerConv",
 )  # fmt: skip
 _FUSED: dict[type, Any] = {getattr(pyg, name): getattr(fused, name) for name in _NAMES}
 _ORIGINAL: dict[type, Any] = {ours: theirs for theirs, ours in _FUSED.items()}
-_SUMS = ("ChebConv", "GATConv", "GATv2Conv", "HANConv", "ResGatedGraphConv", "TransformerConv")
+_SUMS = (
+    "ChebConv",
+    "GATConv",
+    "GATv2Conv",
+    "HANConv",
+    "HGTConv",
+    "ResGatedGraphConv",
+    "TransformerConv",
+)
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
     *(f"_{part}_forward_{when}hooks"

@@ -15,6 +15,7 @@ from graphkit.nn.gcn2_conv import GCN2Conv
 from graphkit.nn.gcn_conv import GCNConv, gcn_norm
 from graphkit.nn.gin_conv import GINConv, GINEConv
 from graphkit.nn.han_conv import HANConv
+from graphkit.nn.hgt_conv import HGTConv
 from graphkit.nn.message_passing import MessagePassing
 from graphkit.nn.ogb_conv import OGBGCNConv, OGBGINConv
 from graphkit.nn.pna_conv import PNAConv
@@ -46,6 +47,7 @@ __all__ = [
     "GINEConv",
     "GatedGCNConv",
     "HANConv",
+    "HGTConv",
     "LGConv",
     "LapPEEncoder",
     "MessagePassing",

@@ -1,4 +1,4 @@
-"""HANConv against PyG's definition, forward and backward, and where it steps back to it."""
+"""HANConv and HGTConv against PyG's definitions, and where they step back to them."""
 
 from __future__ import annotations
 
@@ -119,3 +119,72 @@ def test_compiles_whole():
     wanted = ours(x, edges())
     found = torch.compile(ours, backend="eager")(x, edges())
     torch.testing.assert_close(found["author"], wanted["author"])
+
+
+# -- HGTConv --------------------------------------------------------------------------------------
+
+
+def hgt_pair() -> tuple[fused.HGTConv, pyg.HGTConv]:
+    torch.manual_seed(3)
+    ours = fused.HGTConv(WIDTHS, 8, KINDS, heads=2).double()
+    with torch.no_grad():
+        for parameter in (*ours.p_rel.values(), *ours.skip.values()):
+            parameter.uniform_(0.3, 2.0)
+    theirs = pyg.HGTConv(WIDTHS, 8, KINDS, heads=2).double()
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def test_hgt_equals_the_definition_forward_and_backward(monkeypatch):
+    ours, theirs = hgt_pair()
+    x = features()
+    wanted = theirs(x, edges())
+
+    def gradients(out, conv):
+        used = [x["author"], x["paper"]]
+        used += [p for name, p in conv.named_parameters() if "alone" not in name]
+        total = sum(rows.square().sum() for rows in out.values() if rows is not None)
+        return torch.autograd.grad(total, used, allow_unused=True)
+
+    wanted_gradients = gradients(wanted, theirs)
+
+    def no_message(*args, **kwargs):
+        raise AssertionError("the definition ran")
+
+    monkeypatch.setattr(fused.HGTConv, "message", no_message)
+    found = ours(x, edges())
+    assert set(found) == set(wanted)
+    for kind in ("author", "paper"):
+        torch.testing.assert_close(found[kind], wanted[kind], rtol=1e-12, atol=1e-12)
+    relations = 0
+    for (name, _), mine, their in zip(
+        [("author", 0), ("paper", 0), *[p for p in ours.named_parameters() if "alone" not in p[0]]],
+        gradients(found, ours), wanted_gradients, strict=True,
+    ):  # fmt: skip
+        assert (mine is None) == (their is None), name
+        if mine is not None:
+            torch.testing.assert_close(mine, their, rtol=1e-10, atol=1e-12)
+        relations += name.startswith("p_rel") and bool(mine.abs().max() > 1e-6)
+    assert relations == 3
+
+
+def test_hgt_with_sources_that_no_edge_leaves():
+    ours, theirs = hgt_pair()
+    few = {KINDS[1][1]: torch.tensor([[4, 4], [0, 2]])}
+    x = {kind: rows.detach() for kind, rows in features().items()}
+    mine, their = ours(x, few), theirs(x, few)
+    torch.testing.assert_close(mine["author"], their["author"], rtol=1e-12, atol=1e-12)
+
+
+def test_hgt_steps_back_for_hooks_and_is_accelerated():
+    ours, theirs = hgt_pair()
+    seen = []
+    ours.register_message_forward_hook(lambda module, args, out: seen.append(1))
+    x = {kind: rows.detach() for kind, rows in features().items()}
+    wanted = theirs(x, edges())["author"]
+    torch.testing.assert_close(ours(x, edges())["author"], wanted)
+    assert seen
+    report = accelerate(theirs)
+    assert [conv.kind for conv in report.replaced] == ["HGTConv"]
+    torch.testing.assert_close(theirs(x, edges())["author"], wanted)
+    assert restore(theirs) == [""]
