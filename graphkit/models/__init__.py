@@ -15,6 +15,7 @@ from graphkit.models.prognn import ProGNN, ProGNNLowRank
 from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 from graphkit.models.robust_gnn import RobustGNN
+from graphkit.models.ssumm import SSumM, SummaryGraph, summarise
 from graphkit.models.stable import Stable
 from graphkit.models.ultragcn import UltraGCN
 
@@ -39,12 +40,15 @@ __all__ = [
     "NodeEstimator",
     "Recommender",
     "RobustGNN",
+    "SSumM",
     "Sampling",
     "Stable",
+    "SummaryGraph",
     "TrainingEdges",
     "UltraGCN",
     "create_model",
     "list_models",
     "model_class",
     "register_model",
+    "summarise",
 ]

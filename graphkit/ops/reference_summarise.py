@@ -32,12 +32,13 @@ class ReferenceSummariser:
 
     def __init__(
         self, rowptr: Ints, col: Ints, budget: float, p: int, iterations: int, num_hashes: int,
-        max_group: int, seed: int, compat: bool,
+        max_group: int, effort: int, seed: int, compat: bool,
     ) -> None:  # fmt: skip
         self.n = len(rowptr) - 1
         self.rowptr, self.col = rowptr, col
         self.budget, self.p, self.iterations, self.compat = budget, p, iterations, compat
-        self.num_hashes, self.max_group, self.seed = num_hashes, max_group, seed
+        self.num_hashes, self.max_group, self.effort = num_hashes, max_group, effort
+        self.seed = seed
         self.weight: dict[int, dict[int, int]] = {
             v: {int(u): 1 for u in col[rowptr[v] : rowptr[v + 1]]} for v in range(self.n)
         }
@@ -164,7 +165,7 @@ class ReferenceSummariser:
         value = after(np.uint64(key), nodes)
         least = value.copy()
         np.minimum.at(least, np.repeat(np.arange(self.n), np.diff(self.rowptr)), value[self.col])
-        found = {a: 2**64 for a in self.size}
+        found = dict.fromkeys(self.size, 2**64)
         for v, a in enumerate(self.owner):
             found[int(a)] = min(found[int(a)], int(least[v]))
         return found
@@ -190,14 +191,14 @@ class ReferenceSummariser:
         size, best, found = len(self.members), -1.0, (0, 0)
         key = after(self.key, self.draws)
         self.draws += 1
-        for i in range(size):
+        for i in range(size * self.effort):
             first = min(int(unit(key, 2 * i) * size), size - 1)
             second = min(int(unit(key, 2 * i + 1) * (size - 1)), size - 2)
             second += second >= first
             rho = self.reduction(self.members[first], self.members[second])
             if rho > best + _ROUNDING:
                 best, found = rho, (first, second)
-        self.trials += size
+        self.trials += size * self.effort
         if best < threshold - _ROUNDING:
             self.skips += 1
             return False

@@ -1,4 +1,4 @@
-"""summarise: merge nodes of a graph into supernodes until its summary fits into a budget of bits."""
+"""summarise: merge nodes of a graph into supernodes until its summary fits into a budget."""
 
 from __future__ import annotations
 
@@ -123,20 +123,24 @@ class Merged:
 
 def summariser(
     csr: CSR, budget: float, *, p: int = 1, iterations: int = 20, num_hashes: int = 10,
-    max_group: int = 500, seed: int = 0, compat: bool = False,
+    max_group: int = 500, effort: int | None = None, seed: int = 0,
+    compat: bool = False,
 ) -> Summarising:  # fmt: skip
     """The state of :func:`summarise`, for those who want to look at every merge.
 
     Args:
-        csr, budget, p, iterations, num_hashes, max_group, seed, compat: as there.
+        csr, budget, p, iterations, num_hashes, max_group, effort, seed, compat: as there.
 
     Raises:
         InputError: as there.
     """
     if p not in (1, 2):
         raise InputError(f"p: {p!r}, wanted 1 or 2")
+    if effort is None:
+        effort = 1 if compat else 4
     for name, value, least in (
         ("iterations", iterations, 1), ("num_hashes", num_hashes, 1), ("max_group", max_group, 2),
+        ("effort", effort, 1),
     ):  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name}: {value!r}, wanted an int of at least {least}")
@@ -157,8 +161,8 @@ def summariser(
         raise InputError(f"rowptr: {len(rowptr)} values, wanted {csr.num_rows + 1}")
     if cpu.kernels is not None and current(torch.device("cpu")) == "native":
         options = (
-            float(budget), p, iterations, num_hashes, max_group, seed_bits(seed), bool(compat),
-            cpu.threads(),
+            float(budget), p, iterations, num_hashes, max_group, effort, seed_bits(seed),
+            bool(compat), cpu.threads(),
         )  # fmt: skip
         try:
             state = cpu.kernels.Summariser(
@@ -170,7 +174,7 @@ def summariser(
     _check_rows(rowptr, col)
     return ReferenceSummariser(
         rowptr.numpy(), col.long().numpy(), float(budget), p, iterations, num_hashes, max_group,
-        seed_bits(seed), bool(compat),
+        effort, seed_bits(seed), bool(compat),
     )  # fmt: skip
 
 
@@ -196,6 +200,7 @@ def summarise(
     iterations: int = 20,
     num_hashes: int = 10,
     max_group: int = 500,
+    effort: int | None = None,
     seed: int = 0,
     compat: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -219,9 +224,12 @@ def summarise(
         p: which error to keep small, of absolute (1) or squared (2) differences.
         iterations, num_hashes, max_group: how often candidates are grouped, by how many min-hash
             shingles at most, and how many may be in one group.
+        effort: pairs drawn in a round, per member of the group. The paper's 1 is quicker; 4, the
+            default, gives smaller errors, and more than 8 no better ones.
         seed: any integer.
-        compat: the published code's limit on fruitless rounds, which leaves out groups of two, and
-            its test of the budget, which forgets that bare supernodes will be pooled.
+        compat: ``effort=1``, the published code's limit on fruitless rounds, which leaves out
+            groups of two, and its test of the budget, which forgets that supernodes without
+            superedges will be pooled.
         progress: called with the share of the iterations that is done, several times a second.
 
     Raises:
@@ -236,7 +244,7 @@ def summarise(
     """
     state = summariser(
         csr, budget, p=p, iterations=iterations, num_hashes=num_hashes, max_group=max_group,
-        seed=seed, compat=compat,
+        effort=effort, seed=seed, compat=compat,
     )  # fmt: skip
     while not state.advance(_SLICE, _ALL):
         if progress is not None:

@@ -13,7 +13,7 @@ struct SummariseOptions {
   double budget;  // bits
   int p;          // which error the summary favours: 1 or 2
   int iterations, num_hashes;
-  int64_t max_group;
+  int64_t max_group, effort;  // pairs drawn in a round, per member of the group
   uint64_t seed;
   bool compat;  // the published code's limit on fruitless rounds and its test of the budget
   int threads;

@@ -57,11 +57,11 @@ void Summariser::refresh_low() {
 }
 
 bool Summariser::round() {
-  const int64_t size = int64_t(members_.size());
+  const int64_t size = int64_t(members_.size()), tried = size * options_.effort;
   const Draws draws(group_key_, draw_round_++);
   double best = -1.0;
   int64_t first = 0, second = 0;
-  for (int64_t i = 0; i < size; ++i) {
+  for (int64_t i = 0; i < tried; ++i) {
     const int64_t a = draws.below(2 * i, size);
     int64_t b = draws.below(2 * i + 1, size - 1);
     b += b >= a;
@@ -70,8 +70,8 @@ bool Summariser::round() {
     const double found = reduction(std::min(x, y), std::max(x, y), std::max(best, threshold_));
     if (found > best + rounding) best = found, first = a, second = b;
   }
-  trials_ += size;
-  work_ += size;
+  trials_ += tried;
+  work_ += tried;
   if (best < threshold_ - rounding) {
     ++skips_;
     return false;

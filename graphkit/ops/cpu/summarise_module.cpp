@@ -14,18 +14,19 @@ namespace nb = nanobind;
 namespace graphkit {
 namespace {
 
-// budget, p, iterations, num_hashes, max_group, seed, compat, threads
-using Options = std::tuple<double, int, int, int, int64_t, uint64_t, bool, int>;
+// budget, p, iterations, num_hashes, max_group, effort, seed, compat, threads
+using Options = std::tuple<double, int, int, int, int64_t, int64_t, uint64_t, bool, int>;
 using Row = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, double>;
 
 void construct(Summariser *place, Address rowptr, Address col, int64_t num_nodes,
                int64_t num_entries, Options o) {
   const SummariseOptions options{std::get<0>(o), std::get<1>(o), std::get<2>(o), std::get<3>(o),
-                                 std::get<4>(o), std::get<5>(o), std::get<6>(o), std::get<7>(o)};
-  if (num_nodes < 2 || num_nodes >= INT32_MAX || num_entries < 2 || num_entries >= INT32_MAX)
+                                 std::get<4>(o), std::get<5>(o), std::get<6>(o), std::get<7>(o),
+                                 std::get<8>(o)};
+  if (num_nodes < 2 || num_nodes >= INT32_MAX || num_entries < 1 || num_entries >= INT32_MAX)
     throw nb::value_error("wanted 2..2^31 nodes and as many entries");
   if ((options.p != 1 && options.p != 2) || options.iterations < 1 || options.num_hashes < 1 ||
-      options.max_group < 2 || !(options.budget >= 0))
+      options.max_group < 2 || options.effort < 1 || options.effort > 1000 || !(options.budget >= 0))
     throw nb::value_error("an option is out of range");
   nb::gil_scoped_release release;
   new (place) Summariser(at<int64_t>(rowptr), at<int32_t>(col), num_nodes, num_entries, options);
