@@ -334,6 +334,7 @@ def embed(
     ] = None,
 ) -> None:
     """Embed the nodes of a graph by FastRP, without training."""
+    from graphkit.data import read_any_graph
     from graphkit.models import FastRP
     from graphkit.results import embedding as embeddings
     from graphkit.results.progress import counting
@@ -346,15 +347,68 @@ def embed(
     if out.suffix not in (".npz", ".safetensors"):  # before the work
         raise InputError(f"out: {out.name}, wanted a name that ends in .npz or .safetensors")
     with counting("edges read") as tell:
-        csr, ids = embeddings.read_any_graph(graph, undirected=not directed, progress=tell)
+        read = read_any_graph(graph, undirected=not directed, progress=tell)
     with counting("products") as tell:
         model.set_params(progress=tell)
-        found = model.fit_transform(csr)
-    embeddings.save_embedding(out, ids, found)
+        found = model.fit_transform(read.csr)
+    embeddings.save_embedding(out, read.ids, found)
     typer.echo(f"{out}: {found.size(0):,} nodes x {found.size(1)}")
     if picture is not None:
-        embeddings.draw_map(csr, found, picture, seed=seed)
+        embeddings.draw_map(read.csr, found, picture, seed=seed)
         typer.echo(str(picture))
+
+
+@app.command()
+def summarize(
+    graph: Annotated[str, typer.Argument(help="A file of edges, or a data set of one graph.")],
+    fraction: Annotated[float | None, typer.Option(help="Size, as a share of the graph's.")] = None,
+    bits: Annotated[float | None, typer.Option(help="Size in bits, instead.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Several sizes: 0.1,0.2,0.4")] = None,
+    p: Annotated[int, typer.Option(help="Errors to keep small: 1 absolute, 2 squared.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of every random number.")] = 0,
+    out: Annotated[Path, typer.Option(help="The summary, .txt, .npz or .safetensors.")] = Path(
+        "summary.txt"
+    ),
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw errors against sizes: a .png or .svg.")
+    ] = None,
+    symmetrise: Annotated[
+        bool, typer.Option("--symmetrise", help="Take a data set's one-way edges for edges.")
+    ] = False,
+) -> None:
+    """Summarise a graph in a given number of bits by SSumM."""
+    from graphkit.data import read_any_graph
+    from graphkit.models import SSumM
+    from graphkit.models.ssumm.summary import check_suffix
+    from graphkit.results import summaries
+    from graphkit.results.progress import counting
+
+    if sum(given is not None for given in (fraction, bits, fractions)) != 1:
+        raise InputError("fraction, bits, fractions: wanted exactly one of them")
+    budgets = [fraction] if fractions is None else summaries.fractions_of(fractions)
+    # Everything is refused before the work.
+    models = [SSumM(bits=bits, fraction=share, p=p, seed=seed) for share in budgets]
+    check_suffix(out)
+    if picture is not None:
+        summaries.check_picture(picture)
+    with counting("edges read") as tell:
+        read = read_any_graph(graph, undirected=True, progress=tell)
+    rows, files = [], summaries.outputs_of(out, budgets)
+    for model, share, file in zip(models, budgets, files, strict=True):
+        budget = f"{bits:,.0f} bits" if share is None else f"{share:g}"
+        with counting(f"summary, {budget}") as tell:
+            model.set_params(progress=summaries.percent_teller(tell))
+            rows.append(
+                summaries.summarise_and_write(model, budget, read.csr, read.ids, file, symmetrise)
+            )
+    for line in summaries.summary_lines(rows):
+        typer.echo(line)
+    for file in files:
+        typer.echo(str(file))
+    if picture is None and len(rows) > 1:
+        picture = out.with_suffix(".png")
+    if picture is not None:
+        typer.echo(str(summaries.draw_sizes({graph: summaries.points_of(rows)}, picture)))
 
 
 @app.command()
