@@ -377,38 +377,15 @@ def summarize(
     ] = False,
 ) -> None:
     """Summarise a graph in a given number of bits by SSumM."""
-    from graphkit.data import read_any_graph
-    from graphkit.models import SSumM
-    from graphkit.models.ssumm.summary import check_suffix
     from graphkit.results import summaries
-    from graphkit.results.progress import counting
 
     if sum(given is not None for given in (fraction, bits, fractions)) != 1:
         raise InputError("fraction, bits, fractions: wanted exactly one of them")
-    budgets = [fraction] if fractions is None else summaries.fractions_of(fractions)
-    # Everything is refused before the work.
-    models = [SSumM(bits=bits, fraction=share, p=p, seed=seed) for share in budgets]
-    check_suffix(out)
-    if picture is not None:
-        summaries.check_picture(picture)
-    with counting("edges read") as tell:
-        read = read_any_graph(graph, undirected=True, progress=tell)
-    rows, files = [], summaries.outputs_of(out, budgets)
-    for model, share, file in zip(models, budgets, files, strict=True):
-        budget = f"{bits:,.0f} bits" if share is None else f"{share:g}"
-        with counting(f"summary, {budget}") as tell:
-            model.set_params(progress=summaries.percent_teller(tell))
-            rows.append(
-                summaries.summarise_and_write(model, budget, read.csr, read.ids, file, symmetrise)
-            )
-    for line in summaries.summary_lines(rows):
+    shares = [fraction] if fractions is None else summaries.fractions_of(fractions)
+    for line in summaries.summarise_graph(
+        graph, shares, bits=bits, p=p, seed=seed, out=out, picture=picture, symmetrise=symmetrise
+    ):
         typer.echo(line)
-    for file in files:
-        typer.echo(str(file))
-    if picture is None and len(rows) > 1:
-        picture = out.with_suffix(".png")
-    if picture is not None:
-        typer.echo(str(summaries.draw_sizes({graph: summaries.points_of(rows)}, picture)))
 
 
 @app.command()

@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
+from graphkit.data import read_any_graph
 from graphkit.errors import InputError
+from graphkit.models import SSumM
+from graphkit.models.ssumm.summary import check_suffix
+from graphkit.results.progress import counting
 from graphkit.results.tables import columns
 from graphkit.storage import atomic_path
-
-if TYPE_CHECKING:
-    from graphkit.models import SSumM
-    from graphkit.ops import CSR
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,60 @@ def fractions_of(text: str) -> list[float]:
     return found
 
 
-def summarise_and_write(
-    model: SSumM, budget: str, csr: CSR, ids: torch.Tensor, out: Path | None, symmetrise: bool
-) -> SummaryRow:
-    """Make one summary, write it, and return its figures."""
-    start = time.perf_counter()
-    model.fit(csr, ids=ids, symmetrise=symmetrise)
-    seconds = time.perf_counter() - start
+def summarise_graph(
+    graph: str,
+    fractions: Sequence[float | None],
+    *,
+    bits: float | None = None,
+    p: int = 1,
+    seed: int = 0,
+    out: Path = Path("summary.txt"),
+    picture: Path | None = None,
+    symmetrise: bool = False,
+) -> Iterator[str]:
+    """Summarise a graph once for each size, write every summary as soon as it is there, draw them.
+
+    Args:
+        graph: the path of a file, or the name of a data set of one graph.
+        fractions: sizes, as shares of the graph's; ``[None]`` where ``bits`` is given.
+        bits: one size in bits.
+        p, seed: of :class:`~graphkit.models.SSumM`.
+        out: the file; of several sizes each gets one of its own.
+        picture: of errors against sizes; beside ``out`` by default where there are several sizes.
+        symmetrise: take one-way edges of a data set for edges.
+
+    Yields:
+        Lines for people: a table, and the files that were written.
+
+    Raises:
+        InputError: an argument out of range, before any work, or a graph that is not there.
+    """
+    models = [SSumM(bits=bits, fraction=share, p=p, seed=seed) for share in fractions]
+    check_suffix(out)
+    if picture is not None:
+        check_picture(picture)
+    with counting("edges read") as tell:
+        read = read_any_graph(graph, undirected=True, progress=tell)
+    rows, files = [], outputs_of(out, fractions)
+    for model, share, file in zip(models, fractions, files, strict=True):
+        budget = f"{bits:,.0f} bits" if share is None else f"{share:g}"
+        with counting(f"summary, {budget}") as tell:
+            model.set_params(progress=_percent(tell))
+            start = time.perf_counter()
+            model.fit(read.csr, ids=read.ids, symmetrise=symmetrise)
+            rows.append(row_of(model, budget, time.perf_counter() - start))
+        model.summary_.save(file)
+    yield from summary_lines(rows)
+    yield from map(str, files)
+    if picture is None and len(rows) > 1:
+        picture = out.with_suffix(".png")
+    if picture is not None:
+        yield str(draw_sizes({graph: [(r.share, r.re1, r.re2) for r in rows]}, picture))
+
+
+def row_of(model: SSumM, budget: str, seconds: float) -> SummaryRow:
+    """The figures of a fitted model."""
     summary = model.summary_
-    if out is not None:
-        summary.save(out)
     return SummaryRow(
         budget=budget, supernodes=summary.num_supernodes, superedges=summary.num_superedges,
         largest=summary.largest_weight, bits=summary.bits,
@@ -145,16 +187,6 @@ def draw_sizes(
     return target
 
 
-def percent_teller(tell: Callable[..., None]) -> Callable[[float], None]:
-    """A progress function for shares out of one for numbers done and in all."""
-    return lambda share: tell(round(100 * share), 100)
-
-
-def points_of(rows: Sequence[SummaryRow]) -> list[tuple[float, float, float]]:
-    """What :func:`draw_sizes` takes."""
-    return [(row.share, row.re1, row.re2) for row in rows]
-
-
 def outputs_of(out: Path, budgets: Sequence[Any]) -> list[Path]:
     """One file per budget: ``summary.txt``, or ``summary_0.1.txt``, ``summary_0.2.txt``.
 
@@ -165,3 +197,7 @@ def outputs_of(out: Path, budgets: Sequence[Any]) -> list[Path]:
     if len(budgets) == 1:
         return [out]
     return [out.with_name(f"{out.stem}_{budget}{out.suffix}") for budget in budgets]
+
+
+def _percent(tell: Callable[..., None]) -> Callable[[float], None]:
+    return lambda share: tell(round(100 * share), 100)
