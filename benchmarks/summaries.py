@@ -1,8 +1,8 @@
 """SSumM beside its published code: ``python -m benchmarks.summaries``.
 
-Runs ego-Facebook, as-caida and email-Enron at the budgets of the published code's own runs, compares
-errors at equal exact size, and measures seconds per edge on the SNAP graphs. The graphs are looked
-for below ``GRAPHKIT_DATA/summarisation``. Writes JSON, a table in Markdown and a picture.
+Runs ego-Facebook, as-caida and email-Enron at the budgets of the published code's own runs,
+compares errors at equal exact size, and measures seconds per edge on the SNAP graphs. The graphs
+are looked for below ``GRAPHKIT_DATA/summarisation``. Writes JSON, a table in Markdown and a picture.
 """
 
 from __future__ import annotations

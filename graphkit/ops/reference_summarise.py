@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -191,16 +192,19 @@ class ReferenceSummariser:
         size, best, found = len(self.members), -1.0, (0, 0)
         key = after(self.key, self.draws)
         self.draws += 1
-        for i in range(size * self.effort):
+        every = not self.compat and size * (size - 1) // 2 <= size * self.effort
+        pairs = list(itertools.combinations(range(size), 2)) if every else []
+        for i in range(0 if every else size * self.effort):
             first = min(int(unit(key, 2 * i) * size), size - 1)
             second = min(int(unit(key, 2 * i + 1) * (size - 1)), size - 2)
-            second += second >= first
+            pairs.append((first, second + (second >= first)))
+        for first, second in pairs:
             rho = self.reduction(self.members[first], self.members[second])
             if rho > best + _ROUNDING:
                 best, found = rho, (first, second)
-        self.trials += size * self.effort
+        self.trials += len(pairs)
         if best < threshold - _ROUNDING:
-            self.skips += 1
+            self.skips = self.limit if every else self.skips + 1
             return False
         self.skips = 0
         first, second = found

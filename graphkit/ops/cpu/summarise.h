@@ -112,6 +112,10 @@ class Summariser {
   struct Group {
     int64_t begin, end;
   };
+  struct Glance {  // what most trials need to know of a member: a group of them fits into the L1
+    int32_t node, size;
+    double cost, low;
+  };
 
   // -- summarise.cpp
   bool start_iteration();
@@ -129,6 +133,7 @@ class Summariser {
 
   // -- summarise_merge.cpp
   bool round();  // one round of draws; true if it merged
+  bool hopeless(const Glance &a, const Glance &b, double reach) const;
   double reduction(int32_t a, int32_t b, double reach);
   void merge(int32_t a, int32_t b);
   void set_base();
@@ -176,6 +181,7 @@ class Summariser {
   int64_t next_group_ = 0, draw_round_ = 0, skips_ = 0, limit_ = 0;
   uint64_t group_key_ = 0;
   std::vector<int32_t> members_;
+  std::vector<Glance> glance_;
   int64_t work_ = 0, trials_ = 0, merges_ = 0;
   bool done_ = false, finished_ = false;
   std::vector<SummariseRound> rounds_;

@@ -57,23 +57,36 @@ void Summariser::refresh_low() {
 }
 
 bool Summariser::round() {
-  const int64_t size = int64_t(members_.size()), tried = size * options_.effort;
+  const int64_t size = int64_t(members_.size()), drawn = size * options_.effort;
+  // Where there are no more pairs than draws, each is tried once.
+  const bool every = !options_.compat && size * (size - 1) / 2 <= drawn;
+  const int64_t tried = every ? size * (size - 1) / 2 : drawn;
   const Draws draws(group_key_, draw_round_++);
-  double best = -1.0;
+  glance_.clear();
+  for (const int32_t a : members_)
+    glance_.push_back({a, node_[a].size, cost_of(a), cost_[a].low});
+  double best = -1.0, reach = threshold_;
   int64_t first = 0, second = 0;
-  for (int64_t i = 0; i < tried; ++i) {
-    const int64_t a = draws.below(2 * i, size);
-    int64_t b = draws.below(2 * i + 1, size - 1);
-    b += b >= a;
+  for (int64_t i = 0, a = 0, b = 0; i < tried; ++i) {
+    if (every) {
+      if (++b == size) b = ++a + 1;
+    } else {
+      a = draws.below(2 * i, size);
+      b = draws.below(2 * i + 1, size - 1);
+      b += b >= a;
+    }
+    const Glance &x = glance_[size_t(a)], &y = glance_[size_t(b)];
+    if (hopeless(x, y, reach)) continue;
     // A repeated pair cannot beat itself. The order within a pair must not matter either.
-    const int32_t x = members_[size_t(a)], y = members_[size_t(b)];
-    const double found = reduction(std::min(x, y), std::max(x, y), std::max(best, threshold_));
-    if (found > best + rounding) best = found, first = a, second = b;
+    const double found = reduction(std::min(x.node, y.node), std::max(x.node, y.node), reach);
+    if (found <= best + rounding) continue;
+    best = found, first = a, second = b;
+    reach = std::max(best, threshold_);
   }
   trials_ += tried;
   work_ += tried;
   if (best < threshold_ - rounding) {
-    ++skips_;
+    skips_ = every ? limit_ : skips_ + 1;
     return false;
   }
   skips_ = 0;
@@ -87,21 +100,21 @@ bool Summariser::round() {
   return true;
 }
 
+// Without a look at the lists: the cost of the block between the two is unknown but limited, and
+// what each pays to others it will pay as a part of the merged one.
+bool Summariser::hopeless(const Glance &a, const Glance &b, double reach) const {
+  const double both = a.cost + b.cost, pairs = double(a.size) * double(b.size);
+  const double between =
+      std::min(std::min(a.cost, b.cost), pairs * std::max(edge_bits_, base_ + 1.0));
+  return std::max(a.low, b.low) - between > (1.0 - reach) * (both - between) + 1e-9 * both;
+}
+
 // rho(a, b), or -1 once it is certain to stay below `reach`.
 double Summariser::reduction(int32_t a, int32_t b, double reach) {
   if (list_[a].size < list_[b].size) std::swap(a, b);
   const double cost_a = cost_of(a), cost_b = cost_of(b), both = cost_a + cost_b;
   const int64_t size_a = node_[a].size, size_b = node_[b].size, size = size_a + size_b;
   const double share = 1.0 - reach, slack = 1e-9 * both;
-  // Without a look at the lists: the cost of the block between them is unknown but limited, and
-  // what each pays to others it will pay as a part of the merged one.
-  const double pairs = double(size_a * size_b);
-  const double between_most =
-      std::min(std::min(cost_a, cost_b), pairs * std::max(edge_bits_, base_ + 1.0));
-  if (std::max(cost_[a].low, cost_[b].low) - between_most >
-      share * (both - between_most) + slack)
-    return -1.0;
-
   if (++stamp_ == 0) {
     for (Node &node : node_) node.stamp = 0;
     stamp_ = 1;
