@@ -2,7 +2,7 @@
 
 Runs ego-Facebook, as-caida and email-Enron at the budgets of the published code's own runs,
 compares errors at equal exact size, and measures seconds per edge on the SNAP graphs. The graphs
-are looked for below ``GRAPHKIT_DATA/summarisation``. Writes JSON, a table in Markdown and a picture.
+are looked for below ``GRAPHKIT_DATA/summarisation``. Writes JSON, a table and a picture.
 """
 
 from __future__ import annotations

@@ -156,7 +156,10 @@ def summariser(
             f"csr: {csr.num_rows} nodes and {csr.num_entries} entries, wanted fewer than 2^31"
         )
     rowptr = csr.rowptr.cpu().long().contiguous()
-    col = csr.col.cpu().int().contiguous()
+    col = csr.col.cpu()
+    if not 0 <= int(col.min()) <= int(col.max()) < csr.num_rows:  # before it is made narrower
+        raise InputError(f"col: {int(col.min())}..{int(col.max())}, wanted 0..{csr.num_rows - 1}")
+    col = col.int().contiguous()
     if len(rowptr) != csr.num_rows + 1:
         raise InputError(f"rowptr: {len(rowptr)} values, wanted {csr.num_rows + 1}")
     if cpu.kernels is not None and current(torch.device("cpu")) == "native":
