@@ -46,7 +46,7 @@ class SummaryQueries:
         """
         first, second = self._nodes("u", u), self._nodes("v", v)
         a, b = self.owner[first], self.owner[second]
-        keys, order = (self.super_index[0] * len(self.sizes) + self.super_index[1]).sort()
+        keys, order = self._sorted_edges()
         wanted = torch.maximum(a, b) * len(self.sizes) + torch.minimum(a, b)
         if not len(keys):
             return torch.zeros(wanted.shape, dtype=torch.float64)
@@ -63,15 +63,19 @@ class SummaryQueries:
         a = int(self.owner[self._nodes("u", u)])
         if not 0 <= tau <= 1:
             raise InputError(f"tau: {tau}, wanted 0..1")
-        dense = self.density >= tau
-        value = torch.zeros(len(self.sizes), dtype=torch.float64)
-        for this, other in (self.super_index, self.super_index.flip(0)):
-            near = dense & (this == a)
-            value[other[near]] = self.density[near]
-        of_node = value[self.owner]
-        of_node[int(u)] = 0.0
-        nodes = of_node.nonzero().view(-1)
-        return nodes, of_node[nodes]
+        members, between, density, *_ = self._operator(torch.device("cpu"), torch.float64)
+        row = slice(int(between.rowptr[a]), int(between.rowptr[a + 1]))
+        near, value = between.col[row].long(), density
+        if between.eid is not None:
+            value = density[between.eid[row].long()]
+        near, value = near[value >= tau], value[value >= tau]
+        parts = [
+            members.col[int(members.rowptr[b]) : int(members.rowptr[b + 1])] for b in near.tolist()
+        ]
+        nodes = torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+        nodes, order = nodes.sort()
+        of_node = value.repeat_interleave(self.sizes[near])[order]
+        return nodes[nodes != int(u)], of_node[nodes != int(u)]
 
     def expected_degree(self) -> Tensor:
         """float64 ``[n]``: row sums of ``A_hat``."""
@@ -119,6 +123,14 @@ class SummaryQueries:
         spread = aggregate(between, inside, density, message="scale")
         out = spread[owner] - own[:, None] * columns
         return out.squeeze(1) if x.dim() == 1 else out
+
+    def _sorted_edges(self) -> tuple[Tensor, Tensor]:
+        kept: dict[str, tuple[Tensor, Tensor]] = self.__dict__.setdefault("_edges_in_order", {})
+        if not kept:
+            keys = self.super_index[0] * len(self.sizes) + self.super_index[1]
+            ordered = keys.sort()
+            kept["both"] = (ordered.values, ordered.indices)
+        return kept["both"]
 
     def multiplications(self) -> int:
         """Multiply-adds of :meth:`matvec` per column; one product with the graph takes 2 |E|."""
