@@ -199,10 +199,13 @@ class ReferenceSummariser:
             second = min(int(unit(key, 2 * i + 1) * (size - 1)), size - 2)
             pairs.append((first, second + (second >= first)))
         for first, second in pairs:
+            self.trials += 1
             rho = self.reduction(self.members[first], self.members[second])
             if rho > best + _ROUNDING:
                 best, found = rho, (first, second)
-        self.trials += len(pairs)
+                # But for the block between the two, merging saves no more than the cheaper's cost.
+                if not self.compat and best >= 0.5 - _ROUNDING:
+                    break
         if best < threshold - _ROUNDING:
             self.skips = self.limit if every else self.skips + 1
             return False

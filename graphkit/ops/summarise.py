@@ -230,8 +230,9 @@ def summarise(
         effort: pairs drawn in a round, per member of the group. The paper's 1 is quicker; 4, the
             default, gives smaller errors, and more than 8 no better ones.
         seed: any integer.
-        compat: ``effort=1``, the published code's limit on fruitless rounds, which leaves out
-            groups of two, and its test of the budget, which forgets that supernodes without
+        compat: ``effort=1``, every pair drawn even where there are fewer pairs or one halves the
+            cost, the published code's limit on fruitless rounds, which leaves out groups of two,
+            and its test of the budget, which forgets that supernodes without
             superedges will be pooled.
         progress: called with the share of the iterations that is done, several times a second.
 

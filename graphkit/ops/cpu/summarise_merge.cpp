@@ -66,7 +66,7 @@ bool Summariser::round() {
   for (const int32_t a : members_)
     glance_.push_back({a, node_[a].size, cost_of(a), cost_[a].low});
   double best = -1.0, reach = threshold_;
-  int64_t first = 0, second = 0;
+  int64_t first = 0, second = 0, made = tried;
   for (int64_t i = 0, a = 0, b = 0; i < tried; ++i) {
     if (every) {
       if (++b == size) b = ++a + 1;
@@ -82,9 +82,15 @@ bool Summariser::round() {
     if (found <= best + rounding) continue;
     best = found, first = a, second = b;
     reach = std::max(best, threshold_);
+    // Merging cannot save more than the cheaper of the two costs: no pair is better than a half,
+    // but for the block between the two.
+    if (!options_.compat && best >= 0.5 - rounding) {
+      made = i + 1;
+      break;
+    }
   }
-  trials_ += tried;
-  work_ += tried;
+  trials_ += made;
+  work_ += made;
   if (best < threshold_ - rounding) {
     skips_ = every ? limit_ : skips_ + 1;
     return false;
