@@ -288,7 +288,7 @@ HEAD, EDGES = "<Subnode of each supernode>", "<Superedge info>"
         (f"{HEAD}\n1\t0\n2\t1\n{EDGES}\n1\t1\t1\n", "of 0 pairs"),
         (f"{HEAD}\n1\t0\n2\t1\n{EDGES}\n2\t1\t1\n1\t2\t1\n", "twice"),
         (f"{HEAD}\n1\t0\n2\t1\n{EDGES}\n2\t1\n", "2 numbers"),
-        (f"{HEAD}\n1\t0\n2\t{10**30}\n{EDGES}\n", "64 bits"), (f"{HEAD}\n{EDGES}\n", "empty"),
+        (f"{HEAD}\n1\t0\n2\t{10**30}\n{EDGES}\n", "64 bits"), (f"{HEAD}\n{EDGES}\n", "0 nodes"),
     ],
 )  # fmt: skip
 def test_text_that_is_no_summary_is_refused(tmp_path, text, said):
@@ -349,6 +349,12 @@ def test_settings_out_of_range_are_refused(settings, said):
 def test_graphs_that_are_not_simple_are_refused(graph, said):
     with pytest.raises(InputError, match=said):
         SSumM(fraction=0.5).fit(graph)
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [1, 2, 2, 3], [1.0, 2.0, 3.0, 4.0]])
+def test_names_that_do_not_fit_are_refused(ids):
+    with pytest.raises(InputError, match="ids"):
+        SSumM(fraction=0.5).fit(both_ways(PATH), ids=torch.tensor(ids))
 
 
 def test_ids_beyond_the_number_of_nodes_are_refused():

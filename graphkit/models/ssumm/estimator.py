@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from graphkit.errors import InputError
@@ -121,6 +122,14 @@ class SSumM:
         csr = simple_graph(
             graph, num_nodes=num_nodes, symmetrise=symmetrise, ignore_weights=ignore_weights
         )
+        if ids is not None and (
+            ids.shape != (csr.num_rows,)
+            or ids.dtype != torch.int64
+            or len(torch.unique(ids)) < len(ids)
+        ):
+            raise InputError(
+                f"ids: {ids.dtype} {list(ids.shape)}, wanted [{csr.num_rows}] int64, each once"
+            )
         settings = dict(self._settings)
         bits, fraction = settings.pop("bits"), settings.pop("fraction")
         edges = csr.num_entries // 2
@@ -156,7 +165,6 @@ def summarise(
         InputError: as :class:`SSumM` and its ``fit``.
 
     Example:
-        >>> import torch
         >>> bipartite = torch.tensor([[0, 0, 0, 1, 1, 1], [2, 3, 4, 2, 3, 4]])
         >>> summarise(bipartite, target_bits=10, symmetrise=True)
         SummaryGraph(5 nodes, 2 supernodes, 1 superedges, 9.6 bits)

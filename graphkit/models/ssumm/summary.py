@@ -55,8 +55,8 @@ class SummaryGraph(SummaryQueries):
         _integers("owner", owner, (None,))
         _integers("super_index", super_index, (2, None))
         _integers("weight", weight, (super_index.size(1),))
-        if not owner.numel():
-            raise InputError("owner: empty, wanted the supernode of at least one node")
+        if owner.numel() < 2:
+            raise InputError(f"owner: {owner.numel()} nodes, wanted at least 2")
         if int(owner.min()) < 0 or int(owner.max()) >= owner.numel():
             raise InputError(f"owner: {int(owner.min())}..{int(owner.max())}, wanted 0..S-1")
         size = torch.bincount(owner)
