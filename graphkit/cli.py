@@ -334,6 +334,7 @@ def embed(
     ] = None,
 ) -> None:
     """Embed the nodes of a graph by FastRP, without training."""
+    from graphkit.data import read_any_graph
     from graphkit.models import FastRP
     from graphkit.results import embedding as embeddings
     from graphkit.results.progress import counting
@@ -346,15 +347,45 @@ def embed(
     if out.suffix not in (".npz", ".safetensors"):  # before the work
         raise InputError(f"out: {out.name}, wanted a name that ends in .npz or .safetensors")
     with counting("edges read") as tell:
-        csr, ids = embeddings.read_any_graph(graph, undirected=not directed, progress=tell)
+        read = read_any_graph(graph, undirected=not directed, progress=tell)
     with counting("products") as tell:
         model.set_params(progress=tell)
-        found = model.fit_transform(csr)
-    embeddings.save_embedding(out, ids, found)
+        found = model.fit_transform(read.csr)
+    embeddings.save_embedding(out, read.ids, found)
     typer.echo(f"{out}: {found.size(0):,} nodes x {found.size(1)}")
     if picture is not None:
-        embeddings.draw_map(csr, found, picture, seed=seed)
+        embeddings.draw_map(read.csr, found, picture, seed=seed)
         typer.echo(str(picture))
+
+
+@app.command()
+def summarize(
+    graph: Annotated[str, typer.Argument(help="A file of edges, or a data set of one graph.")],
+    fraction: Annotated[float | None, typer.Option(help="Size, as a share of the graph's.")] = None,
+    bits: Annotated[float | None, typer.Option(help="Size in bits, instead.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Several sizes: 0.1,0.2,0.4")] = None,
+    p: Annotated[int, typer.Option(help="Errors to keep small: 1 absolute, 2 squared.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of every random number.")] = 0,
+    out: Annotated[Path, typer.Option(help="The summary, .txt, .npz or .safetensors.")] = Path(
+        "summary.txt"
+    ),
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw errors against sizes: a .png or .svg.")
+    ] = None,
+    symmetrise: Annotated[
+        bool, typer.Option("--symmetrise", help="Take a data set's one-way edges for edges.")
+    ] = False,
+) -> None:
+    """Summarise a graph in a given number of bits by SSumM."""
+    from graphkit.results import summaries
+
+    if sum(given is not None for given in (fraction, bits, fractions)) != 1:
+        raise InputError("fraction, bits, fractions: wanted exactly one of them")
+    shares = [fraction] if fractions is None else summaries.fractions_of(fractions)
+    for line in summaries.summarise_graph(
+        graph, shares, bits=bits, p=p, seed=seed, out=out, picture=picture, symmetrise=symmetrise
+    ):
+        typer.echo(line)
 
 
 @app.command()

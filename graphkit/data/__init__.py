@@ -9,6 +9,7 @@ Example:
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from graphkit.data.any_graph import read_any_graph
 from graphkit.data.cards import DatasetCard, card, names
 from graphkit.data.convert import from_csv, from_edges, from_networkx, from_scipy
 from graphkit.data.ctr import ClickBatch, ClickDataset, read_clicks
@@ -56,6 +57,7 @@ __all__ = [
     "load",
     "names",
     "partition",
+    "read_any_graph",
     "read_clicks",
     "read_graph_file",
 ]

@@ -17,6 +17,7 @@ from graphkit.models.recommender import InteractionBatch, Recommender, Sampling
 from graphkit.models.registry import create_model, list_models, model_class, register_model
 from graphkit.models.robust_gnn import RobustGNN
 from graphkit.models.rphgnn import MetapathMeans, RpHGNN, RpHGNNPropagation
+from graphkit.models.ssumm import SSumM, SummaryGraph, summarise
 from graphkit.models.stable import Stable
 from graphkit.models.ultragcn import UltraGCN
 from graphkit.models.walk_embedding import WalkEmbedding
@@ -46,8 +47,10 @@ __all__ = [
     "RobustGNN",
     "RpHGNN",
     "RpHGNNPropagation",
+    "SSumM",
     "Sampling",
     "Stable",
+    "SummaryGraph",
     "TrainingEdges",
     "UltraGCN",
     "WalkEmbedding",
@@ -55,4 +58,5 @@ __all__ = [
     "list_models",
     "model_class",
     "register_model",
+    "summarise",
 ]

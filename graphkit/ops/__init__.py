@@ -30,6 +30,7 @@ from graphkit.ops.ranking import top_items
 from graphkit.ops.rows import is_symmetric, sorted_rows
 from graphkit.ops.sampled_logistic import sampled_logistic
 from graphkit.ops.selective_scan import selective_scan
+from graphkit.ops.summarise import summarise
 
 __all__ = [
     "CSR",
@@ -72,4 +73,5 @@ __all__ = [
     "top_items",
     "topological_levels",
     "selective_scan",
+    "summarise",
 ]

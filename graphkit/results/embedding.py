@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from graphkit.errors import InputError, nearest
+from graphkit.errors import InputError
 from graphkit.storage import atomic_write_bytes
 
 if TYPE_CHECKING:
     from graphkit.ops import CSR
 
 _POINTS = 3000  # on a map; more are a blot, and take minutes to place
-
-
-def read_any_graph(name: str, *, undirected: bool, progress: Callable[[int], None]) -> Any:
-    """A graph by the path of its file, or by the name of a data set of one graph.
-
-    Returns:
-        The CSR of neighbours, and the int64 ids of its nodes.
-
-    Raises:
-        InputError: neither a file nor a data set of one graph.
-    """
-    from graphkit import data
-    from graphkit.ops import CSR
-
-    if Path(name).is_file():
-        read = data.read_graph_file(name, undirected=undirected, progress=progress)
-        return read.csr, read.ids
-    if name not in data.names():
-        close = nearest(name, data.names())
-        raise InputError(f"graph: {name!r} is neither a file nor a data set{close}")
-    dataset = data.load(name)
-    if getattr(dataset, "graphs", None) is None or len(dataset) != 1:
-        raise InputError(f"graph: {name} is not one graph, wanted a data set of one")
-    graphs = dataset.graphs
-    csr = CSR.from_edge_index(graphs.edge_index, graphs.num_nodes, flow="target_to_source")
-    return csr, torch.arange(graphs.num_nodes)
 
 
 def save_embedding(path: Path, ids: torch.Tensor, embedding: torch.Tensor) -> None:

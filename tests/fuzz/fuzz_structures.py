@@ -242,6 +242,22 @@ def fuzz_hetero_neighbor_sample(s: Source) -> None:
     )  # fmt: skip
 
 
+def fuzz_summarise(s: Source) -> None:
+    nodes = s.size()
+    edges = s.random.choice([1, 9, 70, 500]) if nodes > 1 else 0
+    ends = torch.randint(max(nodes, 1), (2, edges), generator=s.torch)
+    both = torch.cat([ends, ends.flip(0)], dim=1)[:, (ends[0] != ends[1]).repeat(2)]
+    csr = ops.sorted_rows(CSR.from_edge_index(both.unique(dim=1), num_nodes=nodes))
+    if s.chance(0.4):
+        s.corrupt(csr)
+    ops.summarise(
+        csr, s.random.choice([0.0, 10.0, 300.0, 5000.0]), p=s.random.choice([1, 2]),
+        iterations=s.random.choice([1, 2, 20]), num_hashes=s.random.choice([1, 3]),
+        max_group=s.random.choice([2, 5, 500]), effort=s.random.choice([1, 4]),
+        seed=s.random.getrandbits(64), compat=s.chance(0.3),
+    )  # fmt: skip
+
+
 def fuzz_kept_memory(s: Source) -> None:
     """Every output in memory that is kept, with little room for it, freed in any order."""
     if cpu.kernels is None:

@@ -28,6 +28,7 @@ void bind_projection(nb::module_ &m);  // projection_module.cpp
 void bind_linear(nb::module_ &m);  // linear_module.cpp
 void bind_sampled_logistic(nb::module_ &m);  // sampled_logistic_module.cpp
 void bind_selective_scan(nb::module_ &m);  // selective_scan_module.cpp
+void bind_summarise(nb::module_ &m);  // summarise_module.cpp
 }
 
 namespace {
@@ -367,6 +368,7 @@ NB_MODULE(_cpu, m) {
   bind_linear(m);
   bind_sampled_logistic(m);
   bind_selective_scan(m);
+  bind_summarise(m);
   m.def("batch_norm_forward", &batch_norm_forward);
   m.def("batch_norm_backward", &batch_norm_backward);
 }

@@ -1,0 +1,183 @@
+"""SSumM beside its published code: ``python -m benchmarks.summaries``.
+
+Runs ego-Facebook, as-caida and email-Enron at the budgets of the published code's own runs,
+compares errors at equal exact size, and measures seconds per edge on the SNAP graphs. The graphs
+are looked for below ``GRAPHKIT_DATA/summarisation``. Writes JSON, a table and a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks.report import environment
+from graphkit.data import read_graph_file
+from graphkit.models import SSumM
+from graphkit.ops import CSR
+from graphkit.results.summaries import draw_sizes, row_of
+from graphkit.storage import atomic_write_text
+
+# Exact size in percent, RE1 and RE2 of runs of the published code, by graph and p.
+PUBLISHED = {
+    ("ego-Facebook", 1): [
+        (9.880, 6.810e-3, 1.665e-5), (19.932, 5.469e-3, 1.524e-5), (29.269, 4.682e-3, 1.432e-5),
+        (39.941, 3.835e-3, 1.322e-5), (49.831, 3.190e-3, 1.231e-5), (58.110, 2.787e-3, 1.152e-5),
+    ],
+    ("ego-Facebook", 2): [
+        (9.927, 8.541e-3, 1.663e-5), (19.840, 6.483e-3, 1.522e-5), (29.617, 5.451e-3, 1.440e-5),
+        (39.715, 4.046e-3, 1.309e-5), (49.842, 3.544e-3, 1.257e-5), (59.258, 3.143e-3, 1.197e-5),
+    ],
+    ("as-caida", 1): [(19.999, 1.0701e-4, 3.888e-7), (39.999, 7.362e-5, 2.842e-7)],
+    ("as-caida", 2): [(19.999, 1.2098e-4, 3.861e-7), (39.149, 1.1214e-4, 3.127e-7)],
+    ("email-Enron", 1): [(20.000, 2.1127e-4, 3.802e-7), (39.807, 1.6107e-4, 3.128e-7)],
+    ("email-Enron", 2): [(19.656, 4.0942e-4, 4.001e-7), (39.817, 1.9459e-4, 3.202e-7)],
+}  # fmt: skip
+FILES = {
+    "ego-Facebook": "ego_facebook.txt", "as-caida": "snap/as-caida20071105.txt.gz",
+    "email-Enron": "snap/email-Enron.txt.gz",
+}  # fmt: skip
+FRACTIONS = dict.fromkeys(FILES, (0.2, 0.4)) | {"ego-Facebook": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}
+LINEAR = (
+    "as-caida20071105", "p2p-Gnutella31", "email-Enron", "ca-AstroPh", "soc-Epinions1",
+    "web-NotreDame",
+)  # fmt: skip
+
+
+def published_at(points: list[tuple[float, float, float]], size: float, which: int) -> float:
+    """The published code's error at a size, on the line through its two nearest runs.
+
+    Example:
+        >>> published_at([(10.0, 3.0, 0.0), (20.0, 2.0, 0.0), (40.0, 1.0, 0.0)], 30.0, 1)
+        1.5
+    """
+    near = sorted(sorted(points, key=lambda p: abs(p[0] - size))[:2])
+    (x0, *_), (x1, *_) = near
+    y0, y1 = near[0][which], near[1][which]
+    return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
+
+
+def measure(csr: CSR, fraction: float, p: int, seed: int) -> dict[str, Any]:
+    """One run; what is timed is ``fit`` on a graph that has been read."""
+    model = SSumM(fraction=fraction, p=p, seed=seed)
+    start = perf_counter()
+    model.fit(csr)
+    return asdict(row_of(model, f"{fraction:g}", perf_counter() - start)) | {"seed": seed, "p": p}
+
+
+def compare(folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """All runs whose figures the published code has, with its error at equal size."""
+    rows = []
+    for name, file in FILES.items():
+        csr = read_graph_file(folder / file).csr
+        for p in (1, 2):
+            for fraction in FRACTIONS[name]:
+                for seed in range(seeds):
+                    row = measure(csr, fraction, p, seed) | {"graph": name, "fraction": fraction}
+                    points = PUBLISHED[name, p]
+                    for which, key in ((1, "re1"), (2, "re2")):
+                        row[f"published_{key}"] = published_at(points, 100 * row["share"], which)
+                    rows.append(row)
+                print(f"{name} p={p} {fraction}: {row['re1']:.4e} {row['re2']:.4e}", flush=True)
+    return rows
+
+
+def linearity(folder: Path) -> list[dict[str, Any]]:
+    """Seconds per edge at fraction 0.4, the better of two runs."""
+    rows = []
+    for name in LINEAR:
+        csr = read_graph_file(folder / "snap" / f"{name}.txt.gz").csr
+        edges = csr.num_entries // 2
+        run = min((measure(csr, 0.4, 1, 0) for _ in range(2)), key=lambda row: row["seconds"])
+        seconds, iterations = run["seconds"], run["iterations"]
+        rows.append(
+            {"graph": name, "nodes": csr.num_rows, "edges": edges, "iterations": iterations,
+             "seconds": seconds, "per_edge": seconds / edges}
+        )  # fmt: skip
+        print(f"{name}: {edges:,} edges, {seconds:.2f} s", flush=True)
+    return sorted(rows, key=lambda row: row["edges"])
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    about = report["environment"]
+    lines = [
+        "# Summaries by SSumM beside the published code", "",
+        f"{about['date']}, {about['cpu']}, {about['threads']} threads, load "
+        f"{about['load_before']}, commit {about['commit']}. Mean over "
+        f"{report['seeds']} seeds. The published code's errors are brought to equal exact size on "
+        "the line through its two nearest runs.", "",
+        "| graph | p | fraction | size | RE1 | published | RE2 | published | ratio | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    groups: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
+    for row in report["runs"]:
+        groups.setdefault((row["graph"], row["p"], row["fraction"]), []).append(row)
+    for (name, p, fraction), rows in groups.items():
+        mean = {
+            key: statistics.fmean(row[key] for row in rows)
+            for key in ("share", "re1", "re2", "published_re1", "published_re2", "seconds")
+        }
+        ratio = mean[f"re{p}"] / mean[f"published_re{p}"]
+        lines.append(
+            f"| {name} | {p} | {fraction} | {mean['share']:.2%} | {mean['re1']:.4e} | "
+            f"{mean['published_re1']:.4e} | {mean['re2']:.4e} | {mean['published_re2']:.4e} | "
+            f"{ratio:.3f} | {mean['seconds']:.2f} |"
+        )
+    lines += ["", "`ratio` is RE1 for p = 1 and RE2 for p = 2, over the published code's.", ""]
+    lines += [
+        "| graph | nodes | edges | iterations | seconds at 0.4 | microseconds per edge |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["linearity"]:
+        lines.append(
+            f"| {row['graph']} | {row['nodes']:,} | {row['edges']:,} | {row['iterations']} | "
+            f"{row['seconds']:.2f} | {1e6 * row['per_edge']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def picture(rows: list[dict[str, Any]], target: Path) -> None:
+    """Errors against size on ego-Facebook, seed 0, ours and the published code's."""
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for p in (1, 2):
+        points = PUBLISHED["ego-Facebook", p]
+        lines[f"published code, p={p}"] = [(size / 100, a, b) for size, a, b in points]
+        lines[f"graphkit, p={p}"] = [
+            (row["share"], row["re1"], row["re2"])
+            for row in rows
+            if (row["graph"], row["p"], row["seed"]) == ("ego-Facebook", p, 0)
+        ]
+    draw_sizes(lines, target, title="ego-Facebook")
+
+
+def main() -> None:
+    """Run everything and write the three files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    chosen = parser.parse_args()
+    folder = Path(os.environ.get("GRAPHKIT_DATA", ".")) / "summarisation"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: not there; set GRAPHKIT_DATA to the folder above it")
+    torch.set_num_threads(chosen.threads)
+    report: dict[str, Any] = {
+        "environment": environment(chosen.threads), "seeds": chosen.seeds,
+        "runs": compare(folder, chosen.seeds), "linearity": linearity(folder),
+    }  # fmt: skip
+    atomic_write_text(chosen.out / "summaries.json", json.dumps(report, indent=1) + "\n")
+    atomic_write_text(chosen.out / "summaries.md", table(report))
+    picture(report["runs"], chosen.out / "summaries.png")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()

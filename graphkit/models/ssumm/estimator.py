@@ -1,0 +1,194 @@
+"""SSumM as an estimator: a graph and a budget in, a summary out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphkit.errors import InputError
+from graphkit.models.ssumm.simple_graph import simple_graph
+from graphkit.models.ssumm.summary import SummaryGraph
+from graphkit.ops.summarise import Iteration
+from graphkit.ops.summarise import summarise as merge_nodes
+
+
+class SSumM:
+    r"""Lossy graph summaries of a given size (Lee, Jo, Ko, Lim, Shin: "SSumM: Sparse Summarization
+    of Massive Graphs", KDD 2020, arXiv 2006.01060).
+
+    Nodes are merged into supernodes, and a superedge keeps how many edges there are between two of
+    them, until
+
+    .. math:: |P| (2 \log_2 |S| + \log_2 \omega_{\max}) + |V| \log_2 |S| \le k
+
+    for :math:`|S|` supernodes, :math:`|P|` superedges and the largest weight :math:`\omega_{\max}`.
+    Among the merges that are tried the one goes first that lowers the description length of the
+    graph most, relatively; superedges come and go with the merges. Where no merge is left, the
+    superedges that cost the reconstruction least are dropped.
+
+    Args:
+        bits: the budget :math:`k`.
+        fraction: the budget as a share of the graph's own :math:`2 |E| \log_2 |V|` bits.
+        p: keep small the sum of absolute (1) or squared (2) differences. On many graphs 1 gives
+            the smaller of both.
+        iterations: how often candidates are grouped anew.
+        num_hashes: min-hash shingles that split groups at most.
+        max_group: supernodes in a group at most.
+        effort: pairs tried in a round, per member of the group; 4 by default, 1 in the paper.
+        seed: of every random number; the result does not depend on the number of threads.
+        compat: the published code's rules; see :func:`graphkit.ops.summarise.summarise`.
+        progress: called with the share of the iterations that is done.
+
+    Attributes:
+        summary_: the :class:`SummaryGraph`.
+        log_: one :class:`~graphkit.ops.summarise.Iteration` per iteration.
+
+    Raises:
+        InputError: no budget or two, a fraction that is not positive, a ``p`` other than 1 and 2.
+
+    Example:
+        >>> import networkx
+        >>> karate = networkx.karate_club_graph()
+        >>> model = SSumM(fraction=0.5, seed=1).fit(karate, ignore_weights=True)
+        >>> model.summary_.bits <= 0.5 * 2 * 78 * math.log2(34)
+        True
+    """
+
+    summary_: SummaryGraph
+    log_: tuple[Iteration, ...]
+
+    def __init__(
+        self,
+        *,
+        bits: float | None = None,
+        fraction: float | None = None,
+        p: int = 1,
+        iterations: int = 20,
+        num_hashes: int = 10,
+        max_group: int = 500,
+        effort: int | None = None,
+        seed: int = 0,
+        compat: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "bits": bits, "fraction": fraction, "p": p, "iterations": iterations,
+            "num_hashes": num_hashes, "max_group": max_group, "effort": effort, "seed": seed,
+            "compat": compat, "progress": progress,
+        }  # fmt: skip
+        _check(self._settings)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments, as scikit-learn's ``clone`` asks for them."""
+        return dict(self._settings)
+
+    def set_params(self, **params: Any) -> SSumM:
+        """Change arguments.
+
+        Raises:
+            InputError: as the constructor, which then has not changed anything.
+        """
+        changed = {**self._settings, **params}
+        type(self)(**changed)
+        self._settings = changed
+        return self
+
+    def fit(
+        self,
+        graph: Any,
+        *,
+        num_nodes: int | None = None,
+        symmetrise: bool = False,
+        ignore_weights: bool = False,
+        ids: Tensor | None = None,
+    ) -> SSumM:
+        """Summarise a graph.
+
+        Args:
+            graph: see :func:`~graphkit.models.graph_input.read_graph`; loops and repeated edges
+                are dropped.
+            num_nodes: of an ``edge_index`` whose last nodes have no edge.
+            symmetrise: take an edge in one direction for an edge.
+            ignore_weights: forget edge weights.
+            ids: int64 ``[n]`` what the nodes are called in the summary's file.
+
+        Raises:
+            InputError: directed or weighted without leave, fewer than two nodes, or no edge.
+        """
+        csr = simple_graph(
+            graph, num_nodes=num_nodes, symmetrise=symmetrise, ignore_weights=ignore_weights
+        )
+        if ids is not None and (
+            ids.shape != (csr.num_rows,)
+            or ids.dtype != torch.int64
+            or len(torch.unique(ids)) < len(ids)
+        ):
+            raise InputError(
+                f"ids: {ids.dtype} {list(ids.shape)}, wanted [{csr.num_rows}] int64, each once"
+            )
+        settings = dict(self._settings)
+        bits, fraction = settings.pop("bits"), settings.pop("fraction")
+        edges = csr.num_entries // 2
+        if bits is None:
+            bits = fraction * 2 * edges * math.log2(csr.num_rows)
+        merged = merge_nodes(csr, bits, **settings)
+        self.log_ = merged.log
+        self.summary_ = SummaryGraph(
+            merged.owner, merged.super_index, merged.weight, num_edges=edges, ids=ids
+        )
+        return self
+
+    def fit_transform(self, graph: Any, **inputs: Any) -> SummaryGraph:
+        """:meth:`fit`, and its summary."""
+        return self.fit(graph, **inputs).summary_
+
+    def __repr__(self) -> str:
+        given = {k: v for k, v in self._settings.items() if v is not None and k != "progress"}
+        return f"SSumM({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+def summarise(
+    graph: Any, *, target_bits: float | None = None, ratio: float | None = None, **settings: Any
+) -> SummaryGraph:
+    """Summarise a graph in one call.
+
+    Args:
+        graph: see :meth:`SSumM.fit`, whose other arguments are taken too.
+        target_bits, ratio: the budget: ``bits`` or ``fraction`` of :class:`SSumM`.
+        settings: its other arguments.
+
+    Raises:
+        InputError: as :class:`SSumM` and its ``fit``.
+
+    Example:
+        >>> bipartite = torch.tensor([[0, 0, 0, 1, 1, 1], [2, 3, 4, 2, 3, 4]])
+        >>> summarise(bipartite, target_bits=10, symmetrise=True)
+        SummaryGraph(5 nodes, 2 supernodes, 1 superedges, 9.6 bits)
+    """
+    inputs = ("num_nodes", "symmetrise", "ignore_weights", "ids")
+    given = {name: settings.pop(name) for name in inputs if name in settings}
+    return SSumM(bits=target_bits, fraction=ratio, **settings).fit_transform(graph, **given)
+
+
+def _check(settings: dict[str, Any]) -> None:
+    bits, fraction = settings["bits"], settings["fraction"]
+    if (bits is None) == (fraction is None):
+        raise InputError(f"bits, fraction: {bits}, {fraction}, wanted exactly one of them")
+    if fraction is not None and not 0 < fraction < float("inf"):
+        raise InputError(f"fraction: {fraction}, wanted a positive number")
+    if bits is not None and not 0 <= bits < float("inf"):
+        raise InputError(f"bits: {bits}, wanted a number of at least 0")
+    if isinstance(settings["p"], bool) or settings["p"] not in (1, 2):
+        raise InputError(f"p: {settings['p']!r}, wanted 1 or 2")
+    for name, least in (("iterations", 1), ("num_hashes", 1), ("max_group", 2), ("effort", 1)):
+        value = settings[name]
+        if name == "effort" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}: {value!r}, wanted an int of at least {least}")
+    if isinstance(settings["seed"], bool) or not isinstance(settings["seed"], int):
+        raise InputError(f"seed: {settings['seed']!r}, wanted an int")
