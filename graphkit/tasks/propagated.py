@@ -149,8 +149,12 @@ class PropagatedNodeTask(Task):
                 f"criterion: {criterion!r}{nearest(str(criterion), known)}, wanted one of "
                 f"{', '.join(known)}"
             )
-        self.config.update(criterion=self.criterion, views=views)
         self.line = None if line is None else dict(line)
+        # A checkpoint of a run on other groups is refused by this.
+        self.config.update(
+            criterion=self.criterion, views=views, consistency=self.consistency,
+            propagation=self.propagation.options, labels=self.labels, line=self.line,
+        )  # fmt: skip
         self._groups: list[Tensor] | None = None
 
     # -- the data ---------------------------------------------------------------------------------
