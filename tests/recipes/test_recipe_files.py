@@ -42,9 +42,9 @@ WANTED = {
     "robust-citeseer": "stable gcn gat gcn_jaccard gcn_svd",
     "robust-polblogs": "stable gcn gat gcn_svd",
     "robust-pubmed": "stable gcn gat gcn_jaccard gcn_svd",
-    "hgb-dblp": "rphgnn",
-    "hgb-acm": "rphgnn",
-    "hgb-imdb": "rphgnn",
+    "hgb-dblp": "rphgnn metapaths rgcn hgt han",
+    "hgb-acm": "rphgnn metapaths rgcn hgt han",
+    "hgb-imdb": "rphgnn metapaths rgcn hgt han",
     "hgb-freebase": "rphgnn",
     "ogbn-mag": "rphgnn",
     "peptides-func": "gcn_vn gine_vn gatedgcn_vn gatedgcn_rwse_vn gcn gine gatedgcn gcn-tuned "

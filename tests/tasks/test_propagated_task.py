@@ -56,7 +56,7 @@ def test_learns(multilabel: bool) -> None:
         figures = task.evaluate(
             task.predictions(model.eval()(batch), batch), task.target(batch), "train"
         )
-    assert figures["f1_micro"] > 0.9
+    assert figures["f1_micro"] > (0.8 if multilabel else 0.9)
     assert result.test == result.metrics["test_f1_micro"]
     # All figures are of one epoch, the best by the criterion.
     assert len({found["epoch"] for found in result.selected.values()}) == 1
