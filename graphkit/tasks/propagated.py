@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphkit.data.locate import cache_folder
 from graphkit.errors import InputError, nearest
 from graphkit.models.rphgnn import MetapathMeans, RpHGNNPropagation, line_features
 from graphkit.tasks.group_batches import GroupBatch, GroupBatches
@@ -88,6 +91,7 @@ class PropagatedNodeTask(HeteroTask):
         views: forward passes that should agree.
         consistency: :math:`\lambda`.
         path: keep the groups in this file.
+        cache: keep them below GRAPHKIT_CACHE, a file for each graph, setting and seed.
         line: arguments of :func:`graphkit.models.rphgnn.line_features`: types without features,
             but not the target, get vectors learnt from the edges instead of random ones.
 
@@ -119,6 +123,7 @@ class PropagatedNodeTask(HeteroTask):
         views: int = 1,
         consistency: float = 0.6,
         path: str | Path | None = None,
+        cache: bool = False,
         line: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(dataset, loss=loss, batch_size=batch_size, criterion=criterion)
@@ -141,6 +146,8 @@ class PropagatedNodeTask(HeteroTask):
             views=views, consistency=self.consistency,
             propagation=self.propagation.options, labels=self.labels, line=self.line,
         )  # fmt: skip
+        if cache and path is None:
+            self.propagation.set_params(path=self._cached())
         self._groups: list[Tensor] | None = None
 
     # -- the data ---------------------------------------------------------------------------------
@@ -156,6 +163,17 @@ class PropagatedNodeTask(HeteroTask):
                 self._with_line(), self.target_type, **(labels if self.labels else {})
             )
         return self._groups
+
+    def _cached(self) -> Path:
+        """A file of its own for all that the groups depend on; what it holds is checked again."""
+        content = json.dumps(
+            [self.dataset.sha256, self.propagation.options, self.labels, self.line]
+        ).encode()
+        digest = hashlib.sha256(content)
+        if self.labels:
+            digest.update(self.split["train"].numpy().tobytes())
+        name = f"{self.dataset.name}-{digest.hexdigest()[:32]}.safetensors"
+        return cache_folder() / "propagated" / name
 
     def _with_line(self) -> Any:
         """The graph, with learnt vectors where they were asked for."""

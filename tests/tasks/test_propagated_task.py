@@ -226,6 +226,18 @@ def test_refusals() -> None:
         PropagatedNodeTask(nodes(), OPTIONS).loader("testing")
 
 
+def test_groups_are_kept(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHKIT_CACHE", str(tmp_path))
+    plain = PropagatedNodeTask(nodes(), OPTIONS).groups
+    for _ in range(2):
+        kept = PropagatedNodeTask(nodes(), OPTIONS, cache=True).groups
+        assert all(torch.equal(a, b) for a, b in zip(plain, kept, strict=True))
+        assert len(list((tmp_path / "propagated").iterdir())) == 1
+    for options in ({**OPTIONS, "seed": 1}, {**OPTIONS, "labels": True}):
+        _ = PropagatedNodeTask(nodes(), options, cache=True).groups
+    assert len(list((tmp_path / "propagated").iterdir())) == 3
+
+
 def test_metapaths_stand_beside() -> None:
     options = {"method": "metapaths", "hops": 2, "embedding_size": 8}
     task = PropagatedNodeTask(nodes(), options)
