@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +70,24 @@ class HeteroNodes:
     def hetero(self) -> HeteroData:
         """The graph."""
         return self.data
+
+    @property
+    def splits(self) -> dict[str, Tensor]:
+        """Positions of the nodes of ``train``, ``valid`` and ``test``."""
+        store = self.data[self.info["target"]]
+        names = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
+        return {part: store[name].nonzero()[:, 0] for part, name in names.items()}
+
+    @cached_property
+    def sha256(self) -> str:
+        """One checksum over all features, labels and edges."""
+        digest = hashlib.sha256()
+        for store in self.data.stores:
+            for key, value in sorted(store.items()):
+                digest.update(f"{store._key} {key}".encode())
+                if isinstance(value, Tensor) and value.layout == torch.strided:
+                    digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def of_run(self, number: int) -> HeteroNodes:
         """The same nodes; what is random follows from ``number``."""

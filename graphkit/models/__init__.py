@@ -4,6 +4,7 @@ from graphkit.models.ctr import DLRM, ClickModel, DCNv2, DeepFM, WideDeep
 from graphkit.models.embedding_classifier import EmbeddingClassifier
 from graphkit.models.fastrp import FastRP
 from graphkit.models.graph_hash import GraphHash
+from graphkit.models.hetero_gnn import HeteroGNN
 from graphkit.models.light_gcn import LightGCN
 from graphkit.models.link_heuristics import LinkHeuristic
 from graphkit.models.matrix_factorization import MatrixFactorization
@@ -31,6 +32,7 @@ __all__ = [
     "EmbeddingClassifier",
     "WideDeep",
     "GraphHash",
+    "HeteroGNN",
     "InteractionBatch",
     "LightGCN",
     "LinkHeuristic",

@@ -231,6 +231,8 @@ def method_name(recipe: Recipe) -> str:
     if recipe.model.name in ("ncn", "link_heuristic"):
         name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
         return name.replace("_", "+").upper()
+    if (recipe.task.model_extra or {}).get("propagation", {}).get("method") == "metapaths":
+        return "metapath means"
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")
     if isinstance(settings.get("embedding"), dict):
         chosen = settings["embedding"]
@@ -241,6 +243,7 @@ def method_name(recipe: Recipe) -> str:
         body = f"{body.upper()}-{settings['purify']}"
     names = {
         "rphgnn": "RpHGNN",
+        "rgcn": "R-GCN",
         "most_popular": "MostPop",
         "mf": "MF",
         "neumf": "NeuMF",

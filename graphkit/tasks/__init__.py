@@ -10,6 +10,7 @@ from graphkit.errors import InputError, nearest
 from graphkit.tasks.base import Task
 from graphkit.tasks.ctr import ClickTask
 from graphkit.tasks.graph import GraphTask
+from graphkit.tasks.hetero_graph import HeteroGraphTask, graph_args
 from graphkit.tasks.link import LinkTask
 from graphkit.tasks.link_batches import LinkBatch
 from graphkit.tasks.losses import (
@@ -42,7 +43,7 @@ def create_task(dataset: Any, **options: Any) -> Task:
         **options: those of the task of this level: ``loss`` and ``batch_size`` for graphs and
             nodes, for links see :class:`LinkTask`, for users and items
             :class:`RecommendationTask`, for nodes with ``propagation``
-            :class:`PropagatedNodeTask`.
+            :class:`PropagatedNodeTask`, with ``whole_graph: true`` :class:`HeteroGraphTask`.
 
     Raises:
         InputError: an option is unknown or does not fit, or the level has no task yet.
@@ -60,6 +61,8 @@ def create_task(dataset: Any, **options: Any) -> Task:
     task = _BY_LEVEL[dataset.level]
     if dataset.level == "node" and "propagation" in options:
         task = PropagatedNodeTask
+    elif dataset.level == "node" and "whole_graph" in options:
+        task = HeteroGraphTask
     known = [name for name in inspect.signature(task).parameters if name != "dataset"]
     for key in options:
         if key not in known:
@@ -77,14 +80,17 @@ def model_args(dataset: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         >>> model_args(data.load("demo"), {})
         {}
     """
-    if "propagation" not in options:
-        return {}
-    return {"groups": group_shapes(dataset, options["propagation"])}
+    if "propagation" in options:
+        return {"groups": group_shapes(dataset, options["propagation"])}
+    if "whole_graph" in options:
+        return graph_args(dataset, options.get("metapaths"))
+    return {}
 
 
 __all__ = [
     "ClickTask",
     "GraphTask",
+    "HeteroGraphTask",
     "LinkBatch",
     "LinkTask",
     "NodeTask",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphkit.data.locate import cache_folder
 from graphkit.errors import InputError, nearest
 from graphkit.models.rphgnn import MetapathMeans, RpHGNNPropagation, line_features
-from graphkit.tasks import class_ranking
-from graphkit.tasks.base import Task, check_finite
 from graphkit.tasks.group_batches import GroupBatch, GroupBatches
+from graphkit.tasks.hetero import HeteroTask
 
-_PARTS = {"train": "train_mask", "valid": "val_mask", "test": "test_mask"}
 _METHODS = {"rphgnn": RpHGNNPropagation, "metapaths": MetapathMeans}
 
 
@@ -63,7 +64,7 @@ def group_shapes(dataset: Any, options: Mapping[str, Any]) -> list[list[int]]:
     return [list(shape) for shape in shapes.values()]
 
 
-class PropagatedNodeTask(Task):
+class PropagatedNodeTask(HeteroTask):
     r"""Classify nodes of one type in mini-batches of what was propagated to them.
 
     The groups are computed when the first batch is asked for, in a memory-mapped file where they
@@ -90,6 +91,7 @@ class PropagatedNodeTask(Task):
         views: forward passes that should agree.
         consistency: :math:`\lambda`.
         path: keep the groups in this file.
+        cache: keep them below GRAPHKIT_CACHE, a file for each graph, setting and seed.
         line: arguments of :func:`graphkit.models.rphgnn.line_features`: types without features,
             but not the target, get vectors learnt from the edges instead of random ones.
 
@@ -111,9 +113,6 @@ class PropagatedNodeTask(Task):
         [[1, 2, 4], [1, 2, 3]]
     """
 
-    level = "node"
-    one_epoch = True
-
     def __init__(
         self,
         dataset: Any,
@@ -124,9 +123,10 @@ class PropagatedNodeTask(Task):
         views: int = 1,
         consistency: float = 0.6,
         path: str | Path | None = None,
+        cache: bool = False,
         line: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(dataset, loss=loss, batch_size=batch_size)
+        super().__init__(dataset, loss=loss, batch_size=batch_size, criterion=criterion)
         if isinstance(views, bool) or not isinstance(views, int) or views < 1 or consistency < 0:
             raise InputError(
                 f"views, consistency: {views}, {consistency}, wanted an integer of at least 1 and "
@@ -135,61 +135,22 @@ class PropagatedNodeTask(Task):
         self.views, self.consistency = views, float(consistency)
         if views > 1 and not self.multiclass:
             raise InputError("views: passes agree on one class per node; this set has several")
-        self.data, self.target_type = dataset.hetero(), str(dataset.info["target"])
         self.propagation, self.labels = propagation_of(
             dataset, propagation or {}, None if path is None else Path(path)
         )
-        self._read_labels()
         if self.labels and not self.multiclass:
             raise InputError("propagation.labels: not defined for several labels per node")
-        self.criterion = criterion or self.metric
-        if self.criterion not in (*self.metrics, "loss"):
-            known = [*self.metrics, "loss"]
-            raise InputError(
-                f"criterion: {criterion!r}{nearest(str(criterion), known)}, wanted one of "
-                f"{', '.join(known)}"
-            )
-        self.config.update(criterion=self.criterion, views=views)
         self.line = None if line is None else dict(line)
+        # A checkpoint of a run on other groups is refused by this.
+        self.config.update(
+            views=views, consistency=self.consistency,
+            propagation=self.propagation.options, labels=self.labels, line=self.line,
+        )  # fmt: skip
+        if cache and path is None:
+            self.propagation.set_params(path=self._cached())
         self._groups: list[Tensor] | None = None
 
     # -- the data ---------------------------------------------------------------------------------
-
-    def _read_labels(self) -> None:
-        store = self.data[self.target_type]
-        y = store.get("y")
-        if y is None:
-            raise InputError(f"target: node type {self.target_type!r} has no labels y")
-        self.y = y[:, 0] if self.multiclass and y.dim() == 2 and y.size(1) == 1 else y
-        self.split: dict[str, Tensor] = {}
-        visits = torch.zeros(len(y), dtype=torch.int64)
-        for part, name in _PARTS.items():
-            mask = store.get(name)
-            if mask is None or mask.shape != (len(y),) or not bool(mask.any()):
-                raise InputError(f"{name}: no node of type {self.target_type!r} is in it")
-            self.split[part] = mask.nonzero()[:, 0]
-            visits += mask
-        whole = store.get("test_full_mask")
-        self.published: Tensor | None = None
-        if whole is not None and not torch.equal(whole, store["test_mask"]):
-            self.published = store["test_mask"][whole]
-            visits = visits - store["test_mask"].long() + whole.long()
-            self.split["test"] = whole.nonzero()[:, 0]
-        if int(visits.max()) > 1:
-            node = int(visits.argmax())
-            raise InputError(f"split: node {node} is in two of train, valid and test")
-        labelled = torch.cat(list(self.split.values()))
-        if self.multiclass:
-            seen = self.y[labelled]
-            if seen.is_floating_point() or not 0 <= int(seen.min()) <= int(seen.max()) < (
-                self.num_outputs
-            ):
-                raise InputError(
-                    f"y: {seen.dtype} from {seen.min().item()} to {seen.max().item()}, wanted "
-                    f"integers 0..{self.num_outputs - 1}"
-                )
-        self.train_mask = torch.zeros(len(y), dtype=torch.bool)
-        self.train_mask[self.split["train"]] = True
 
     @property
     def groups(self) -> list[Tensor]:
@@ -202,6 +163,17 @@ class PropagatedNodeTask(Task):
                 self._with_line(), self.target_type, **(labels if self.labels else {})
             )
         return self._groups
+
+    def _cached(self) -> Path:
+        """A file of its own for all that the groups depend on; what it holds is checked again."""
+        content = json.dumps(
+            [self.dataset.sha256, self.propagation.options, self.labels, self.line]
+        ).encode()
+        digest = hashlib.sha256(content)
+        if self.labels:
+            digest.update(self.split["train"].numpy().tobytes())
+        name = f"{self.dataset.name}-{digest.hexdigest()[:32]}.safetensors"
+        return cache_folder() / "propagated" / name
 
     def _with_line(self) -> Any:
         """The graph, with learnt vectors where they were asked for."""
@@ -241,13 +213,6 @@ class PropagatedNodeTask(Task):
 
     # -- what the Trainer asks for ----------------------------------------------------------------
 
-    @property
-    def metrics(self) -> list[str]:
-        """All figures; the set's own metric first."""
-        names = {"f1_micro": ["f1_micro", "f1_macro", "f1_mean"], "ndcg": ["ndcg", "mrr"]}
-        own = names.get(self.metric, [self.metric])
-        return own if self.published is None else [*own, *(f"{name}_full" for name in own)]
-
     def apply(self, model: nn.Module, batch: GroupBatch) -> Tensor:
         """Logits ``[B, C]``; of several views in training ``[V, B, C]``."""
         if batch.split == "train" and self.views > 1 and model.training:
@@ -279,52 +244,3 @@ class PropagatedNodeTask(Task):
         if split == "train" and self.views > 1:
             return float(batch.train_mask.sum())
         return super().weight(batch, split)
-
-    def predictions(self, out: Tensor, batch: GroupBatch, split: str = "train") -> Tensor:
-        """Classes; scores where several are right or the ranking counts."""
-        if self.metric == "ndcg":
-            rows = self._outputs(out, batch, split)
-            check_finite(rows, split)
-            return rows
-        return super().predictions(out, batch, split)
-
-    def evaluate(
-        self, predictions: Tensor, targets: Tensor, split: str = "test"
-    ) -> dict[str, float]:
-        """Figures of a whole split; ``_full`` ones are of the whole test set.
-
-        Raises:
-            InputError: no rows, rows that do not match, or predictions that are not finite.
-        """
-        if len(predictions) == 0 or len(predictions) != len(targets):
-            raise InputError(
-                f"predictions: {len(predictions)} rows for {len(targets)} targets of the {split} "
-                "split"
-            )
-        check_finite(predictions, split)
-        whole = self._figures(predictions, targets)
-        if self.published is None:
-            return whole
-        half = whole
-        if split == "test" and len(predictions) == len(self.published):
-            half = self._figures(predictions[self.published], targets[self.published])
-        return {**half, **{f"{name}_full": value for name, value in whole.items()}}
-
-    def _figures(self, guess: Tensor, y: Tensor) -> dict[str, float]:
-        if self.metric == "ndcg":
-            relevant = class_ranking.relevance(y, self.num_outputs)
-            return {
-                "ndcg": class_ranking.ndcg(guess, relevant),
-                "mrr": class_ranking.mrr(guess, relevant),
-            }
-        if self.metric != "f1_micro":
-            figures: dict[str, float] = self.dataset.evaluate(y, guess)
-            return figures
-        from sklearn.metrics import f1_score
-
-        found = guess if self.multiclass else (guess > 0).long()
-        micro, macro = (
-            float(f1_score(y.long().numpy(), found.numpy(), average=how, zero_division=0))
-            for how in ("micro", "macro")
-        )
-        return {"f1_micro": micro, "f1_macro": macro, "f1_mean": (micro + macro) / 2}

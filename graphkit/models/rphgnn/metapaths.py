@@ -38,6 +38,7 @@ class MetapathMeans(RpHGNNPropagation):
         InputError: an argument out of range, or more than 256 paths.
 
     Example:
+        >>> import torch
         >>> from torch_geometric.data import HeteroData
         >>> data = HeteroData()
         >>> data["author"].x, data["paper"].x = torch.eye(2), torch.tensor([[1.], [2.], [3.]])

@@ -116,10 +116,10 @@ class Features:
 def _sparse(x: Tensor) -> tuple[CSR, Tensor] | None:
     if x.numel() < 1 << 8:
         return None
-    there = x != 0
-    degree = there.sum(1)
+    degree = torch.count_nonzero(x, dim=1)
     if int(degree.sum()) > _DENSEST * x.numel():
         return None
+    there = x != 0
     rowptr = torch.zeros(x.size(0) + 1, dtype=torch.int64)
     torch.cumsum(degree, 0, out=rowptr[1:])
     return CSR(rowptr, there.nonzero()[:, 1], None, x.size(0), x.size(1)), x[there]
