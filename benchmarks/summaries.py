@@ -1,8 +1,9 @@
 """SSumM beside its published code: ``python -m benchmarks.summaries``.
 
 Runs ego-Facebook, as-caida and email-Enron at the budgets of the published code's own runs,
-compares errors at equal exact size, and measures seconds per edge on the SNAP graphs. The graphs
-are looked for below ``GRAPHKIT_DATA/summarisation``. Writes JSON, a table and a picture.
+compares errors at equal exact size, draws error against size on all graphs, and measures seconds
+per edge on the SNAP graphs and on one power law at four sizes. The graphs are looked for below
+``GRAPHKIT_DATA/summarisation``. Writes JSON, a table and two pictures.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.graphs import power_law_edges
 from benchmarks.report import environment
 from graphkit.data import read_graph_file
 from graphkit.models import SSumM
@@ -45,6 +47,9 @@ FILES = {
     "email-Enron": "snap/email-Enron.txt.gz",
 }  # fmt: skip
 FRACTIONS = dict.fromkeys(FILES, (0.2, 0.4)) | {"ego-Facebook": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}
+CURVES = ("ca-AstroPh", "soc-Epinions1", "web-NotreDame")
+CURVE_FRACTIONS = (0.1, 0.2, 0.4, 0.6)
+POWER_LAW_EDGES = (1_250_000, 2_500_000, 5_000_000, 10_000_000)
 LINEAR = (
     "as-caida20071105", "p2p-Gnutella31", "email-Enron", "ca-AstroPh", "soc-Epinions1",
     "web-NotreDame",
@@ -69,7 +74,8 @@ def measure(csr: CSR, fraction: float, p: int, seed: int) -> dict[str, Any]:
     model = SSumM(fraction=fraction, p=p, seed=seed)
     start = perf_counter()
     model.fit(csr)
-    return asdict(row_of(model, f"{fraction:g}", perf_counter() - start)) | {"seed": seed, "p": p}
+    row = asdict(row_of(model, f"{fraction:g}", perf_counter() - start))
+    return row | {"seed": seed, "p": p, "edges": model.summary_.num_edges}
 
 
 def compare(folder: Path, seeds: int) -> list[dict[str, Any]]:
@@ -89,20 +95,40 @@ def compare(folder: Path, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def linearity(folder: Path) -> list[dict[str, Any]]:
-    """Seconds per edge at fraction 0.4, the better of two runs."""
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """Error against size, seed 0, on graphs that the published code has no figures of."""
     rows = []
-    for name in LINEAR:
+    for name in CURVES:
         csr = read_graph_file(folder / "snap" / f"{name}.txt.gz").csr
-        edges = csr.num_entries // 2
-        run = min((measure(csr, 0.4, 1, 0) for _ in range(2)), key=lambda row: row["seconds"])
-        seconds, iterations = run["seconds"], run["iterations"]
-        rows.append(
-            {"graph": name, "nodes": csr.num_rows, "edges": edges, "iterations": iterations,
-             "seconds": seconds, "per_edge": seconds / edges}
-        )  # fmt: skip
-        print(f"{name}: {edges:,} edges, {seconds:.2f} s", flush=True)
-    return sorted(rows, key=lambda row: row["edges"])
+        for p in (1, 2):
+            for fraction in CURVE_FRACTIONS:
+                rows.append(measure(csr, fraction, p, 0) | {"graph": name, "fraction": fraction})
+            print(f"{name} p={p}: {rows[-1]['seconds']:.2f} s", flush=True)
+    return rows
+
+
+def linearity(folder: Path, largest: int) -> list[dict[str, Any]]:
+    """Seconds per edge at fraction 0.4, the better of two runs, on graphs of several sizes."""
+    rows = [
+        _per_edge(name, read_graph_file(folder / "snap" / f"{name}.txt.gz").csr, 2)
+        for name in LINEAR
+    ]
+    for wanted in POWER_LAW_EDGES:
+        if wanted <= largest:
+            nodes = wanted // 10
+            drawn = power_law_edges(nodes, 2 * wanted)
+            rows.append(_per_edge("power law", CSR.from_edge_index(drawn, nodes), 1))
+    return rows
+
+
+def _per_edge(name: str, csr: CSR, repeats: int) -> dict[str, Any]:
+    run = min((measure(csr, 0.4, 1, 0) for _ in range(repeats)), key=lambda row: row["seconds"])
+    seconds, edges = run["seconds"], run["edges"]
+    print(f"{name}: {edges:,} edges, {seconds:.2f} s", flush=True)
+    return {
+        "graph": name, "nodes": csr.num_rows, "edges": edges, "iterations": run["iterations"],
+        "seconds": seconds, "per_edge": seconds / edges,
+    }  # fmt: skip
 
 
 def table(report: dict[str, Any]) -> str:
@@ -131,8 +157,17 @@ def table(report: dict[str, Any]) -> str:
             f"{mean['published_re1']:.4e} | {mean['re2']:.4e} | {mean['published_re2']:.4e} | "
             f"{ratio:.3f} | {mean['seconds']:.2f} |"
         )
-    lines += ["", "`ratio` is RE1 for p = 1 and RE2 for p = 2, over the published code's.", ""]
     lines += [
+        "", "`ratio` is RE1 for p = 1 and RE2 for p = 2, over the published code's.", "",
+        "| graph, seed 0 | p | size | RE1 | RE2 | seconds |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in report["curves"]:
+        lines.append(
+            f"| {row['graph']} | {row['p']} | {row['share']:.2%} | {row['re1']:.4e} | "
+            f"{row['re2']:.4e} | {row['seconds']:.2f} |"
+        )
+    lines += [
+        "",
         "| graph | nodes | edges | iterations | seconds at 0.4 | microseconds per edge |",
         "|---|---|---|---|---|---|",
     ]
@@ -158,11 +193,23 @@ def picture(rows: list[dict[str, Any]], target: Path) -> None:
     draw_sizes(lines, target, title="ego-Facebook")
 
 
+def curve_picture(report: dict[str, Any], target: Path) -> None:
+    """Errors against size on the graphs that the published code has no figures of."""
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for row in report["curves"]:
+        points = lines.setdefault(f"{row['graph']}, p={row['p']}", [])
+        points.append((row["share"], row["re1"], row["re2"]))
+    draw_sizes(lines, target, title="seed 0")
+
+
 def main() -> None:
     """Run everything and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--largest", type=int, default=POWER_LAW_EDGES[-1], help="edges of the largest power law"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     chosen = parser.parse_args()
     folder = Path(os.environ.get("GRAPHKIT_DATA", ".")) / "summarisation"
@@ -171,11 +218,13 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     report: dict[str, Any] = {
         "environment": environment(chosen.threads), "seeds": chosen.seeds,
-        "runs": compare(folder, chosen.seeds), "linearity": linearity(folder),
+        "runs": compare(folder, chosen.seeds), "curves": curves(folder),
+        "linearity": linearity(folder, chosen.largest),
     }  # fmt: skip
     atomic_write_text(chosen.out / "summaries.json", json.dumps(report, indent=1) + "\n")
     atomic_write_text(chosen.out / "summaries.md", table(report))
     picture(report["runs"], chosen.out / "summaries.png")
+    curve_picture(report, chosen.out / "summary_curves.png")
     print(table(report))
 
 
