@@ -175,7 +175,11 @@ def draw_sizes(
         axes.set_xlabel("size, % of the graph's bits")
         axes.set_ylabel(what)
         axes.grid(alpha=0.25)
-        axes.set_ylim(bottom=0)
+        errors = [point[place] for points in lines.values() for point in points]
+        if errors and min(errors) > 0 and max(errors) > 20 * min(errors):
+            axes.set_yscale("log")  # graphs whose errors differ by orders of magnitude
+        else:
+            axes.set_ylim(bottom=0)
         if len(lines) > 1:
             axes.legend(fontsize="small", frameon=False)
     if title:
