@@ -402,6 +402,9 @@ def plot(
     seconds: Annotated[
         bool, typer.Option("--seconds", help="Against training time instead of epochs.")
     ] = False,
+    metric: Annotated[
+        str | None, typer.Option(help="This validation figure alone, such as recall@20.")
+    ] = None,
 ) -> None:
     """Draw the training curves of one or several runs, with the spread over seeds."""
     if over is not None:
@@ -411,7 +414,7 @@ def plot(
         return
     from graphkit.results.curves import draw
 
-    typer.echo(str(draw(folders, out, against="seconds" if seconds else "epoch")))
+    typer.echo(str(draw(folders, out, against="seconds" if seconds else "epoch", metric=metric)))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -70,7 +70,13 @@ def with_seconds(path: Path) -> list[dict[str, Any]]:
     return [{**row, "seconds": taken[row["epoch"]]} for row in rows]
 
 
-def draw(folders: Sequence[str | Path], target: str | Path, *, against: str = "epoch") -> Path:
+def draw(
+    folders: Sequence[str | Path],
+    target: str | Path,
+    *,
+    against: str = "epoch",
+    metric: str | None = None,
+) -> Path:
     """Draw one or several runs and write the picture.
 
     Each run is a line, the mean over its seeds, in a band from the lowest to the highest seed.
@@ -79,19 +85,28 @@ def draw(folders: Sequence[str | Path], target: str | Path, *, against: str = "e
         folders: run folders, or folders of single seeds.
         target: ``.png`` or ``.svg``.
         against: ``"epoch"``, or ``"seconds"`` of training, a line per seed.
+        metric: draw the validation figure of this name alone, such as ``"recall@20"``.
 
     Raises:
-        InputError: a folder holds no run, or the picture's format is another.
+        InputError: a folder holds no run, no run has the metric, or the picture's format is
+            another.
         StorageError: the picture cannot be written.
     """
     target = Path(target)
     if target.suffix not in (".png", ".svg"):
         raise InputError(f"picture {target}: the name must end in .png or .svg")
     read = with_seconds if against == "seconds" else read_metrics
-    runs = [(str(f), [read(p) for p in seeds_of(Path(f))]) for f in folders]
-    panels = _panels([row for _, seeds in runs for rows in seeds for row in rows[:1]])
+    logs = [[read(p) for p in seeds_of(Path(f))] for f in folders]
+    runs = list(zip(_short_names([Path(f) for f in folders]), logs, strict=True))
+    panels = _panels([row for seeds in logs for rows in seeds for row in rows[:1]])
     if not panels:
         raise InputError(f"{folders[0]}: the logs hold no figures yet")
+    if metric is not None:
+        known = [k for _, keys in panels for k in keys if k.startswith("valid_")]
+        if f"valid_{metric}" not in known:
+            names = ", ".join(k.removeprefix("valid_") for k in known)
+            raise InputError(f"metric: no {metric!r} in the logs, which hold {names}")
+        panels = [(metric, [f"valid_{metric}"])]
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,7 +117,7 @@ def draw(folders: Sequence[str | Path], target: str | Path, *, against: str = "e
         axes = figure.add_subplot(1, len(panels), index + 1)
         for name, seeds in runs:
             for key in keys:
-                label = key if len(runs) == 1 else f"{name}: {key}"
+                label = key if len(runs) == 1 else name if len(keys) == 1 else f"{name}: {key}"
                 (_times if against == "seconds" else _line)(axes, seeds, key, label)
         axes.set_xlabel("seconds of training" if against == "seconds" else "epoch")
         axes.set_title(title)
@@ -113,6 +128,15 @@ def draw(folders: Sequence[str | Path], target: str | Path, *, against: str = "e
         stamp = {"Date": None} if target.suffix == ".svg" else {"Software": None}
         figure.savefig(temporary, format=target.suffix[1:], dpi=120, metadata=stamp)
     return target
+
+
+def _short_names(folders: list[Path]) -> list[str]:
+    """The folders' names without the part of the path that all share."""
+    parts = [folder.parts for folder in folders]
+    shared = 0
+    while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
+        shared += 1
+    return [str(Path(*p[shared:])) for p in parts]
 
 
 def _panels(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -224,6 +224,11 @@ def test_curves_of_several_runs(finished: tuple[Path, ResultRecord], tmp_path: P
     folder = finished[0] / "demo" / "gcn"
     svg = curves.draw([folder, folder / "0"], tmp_path / "both.svg").read_text()
     assert svg.startswith("<?xml")
+    alone = curves.draw([folder, folder / "0"], tmp_path / "a.svg", metric="rocauc").read_text()
+    assert "rocauc" in alone
+    assert "train_loss" not in alone
+    with pytest.raises(InputError, match=r"metric: no 'auc'.*rocauc"):
+        curves.draw([folder], tmp_path / "a.svg", metric="auc")
     timed = curves.draw([folder], tmp_path / "timed.svg", against="seconds").read_text()
     assert timed.startswith("<?xml")
     assert timed != curves.draw([folder], tmp_path / "one.svg").read_text()
