@@ -64,14 +64,18 @@ def both_ways(data: Any, target: str) -> Any:
         out[kind].num_nodes = size
         if kind in graph.features:
             out[kind].x = graph.features[kind]
+    kept = {relation.edge_type for relation in graph.relations}
     for relation in graph.relations:
-        source, name, destination = relation.name.split("|")
+        source, name, destination = relation.edge_type
         edges = data[source, name, destination].edge_index
         if relation.symmetric:
             out[source, name, destination].edge_index = torch.cat([edges, edges.flip(0)], 1)
         else:
             out[source, name, destination].edge_index = edges
-            out[destination, f"rev_{name}", source].edge_index = edges.flip(0)
+            back = f"rev_{name}"
+            while (destination, back, source) in kept:
+                back = f"rev_{back}"  # one of the data's own, with other edges
+            out[destination, back, source].edge_index = edges.flip(0)
     return out
 
 
