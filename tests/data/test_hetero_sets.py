@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,24 @@ def test_held_sets_split_anew_for_each_run(
     if classes is not None:
         assert sorted(torch.bincount(store.y[store.val_mask]).tolist()) == classes
     fixed = data.load(name, valid_seed=3)
-    assert fixed.of_run(7) is fixed
+    assert torch.equal(fixed.of_run(7).splits["valid"], fixed.splits["valid"])
+    assert fixed.of_run(7).info["run_seed"] == 7
+
+
+def test_a_seed_of_the_split_leaves_runs_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hgb").mkdir()
+    archive(tmp_path / "hgb")
+    small = data.card("hgb-dblp").model_copy(update={"sha256": {}})
+    monkeypatch.setattr(sys.modules["graphkit.data.load"], "read_card", lambda name: small)
+    fixed = data.load("hgb-dblp", root=tmp_path, valid_seed=3, cache=False)
+    for seed in (1, 2):
+        run = fixed.of_run(seed)
+        assert run.info["run_seed"] == seed
+        assert all(torch.equal(run.splits[part], fixed.splits[part]) for part in fixed.splits)
+    with pytest.raises(InputError, match="split_seed: hgb-dblp has published test nodes; valid_se"):
+        data.load("hgb-dblp", root=tmp_path, split_seed=3, cache=False)
 
 
 # -- OGB's heterogeneous layout -------------------------------------------------------------------
