@@ -24,13 +24,16 @@ INFO = {
         "link type": {
             "0": {"start": 0, "end": 1, "meaning": "author-paper"},
             "1": {"start": 1, "end": 0, "meaning": "paper-author"},
+            "2": {"start": 0, "end": 1, "meaning": "author-paper"},
         }
     },
 }
 AUTHORS, PAPERS = 60, 30
 
 
-def archive(folder: Path, multilabel: bool = False, drop: str = "", add: str = "") -> Path:
+def archive(
+    folder: Path, multilabel: bool = False, drop: str = "", add: str = "", third: bool = False
+) -> Path:
     """A set of 60 authors of 3 classes: 40 to learn from, 20 test nodes of which 10 are public."""
     rng = np.random.default_rng(0)
     x = rng.random((AUTHORS, 2)).round(3)
@@ -38,6 +41,9 @@ def archive(folder: Path, multilabel: bool = False, drop: str = "", add: str = "
     node += [f"{AUTHORS + i}\tp{i}\t1" for i in range(PAPERS)]
     pairs = [(i, AUTHORS + i % PAPERS) for i in range(AUTHORS)]
     link = [f"{a}\t{p}\t0\t1.0" for a, p in pairs] + [f"{p}\t{a}\t1\t1.0" for a, p in pairs]
+
+    if third:
+        link.append(f"3\t{AUTHORS + 4}\t2\t1.0")
 
     def labels(ids: Any) -> str:
         values = [f"{i % 3},{(i + 1) % 3}" if multilabel and i % 2 else str(i % 3) for i in ids]
@@ -83,6 +89,15 @@ def test_both_parts_of_the_test_set(tmp_path: Path) -> None:
     assert several.y.shape == (AUTHORS, 3)
     assert several.y[1].tolist() == [0, 1, 1]
     assert not several.y.isnan().any()
+
+
+def test_relations_of_one_name_stay_two(tmp_path: Path) -> None:
+    graph = read(archive(tmp_path, third=True)).hetero()
+    assert graph.edge_types == [
+        ("author", "to", "paper"), ("paper", "to", "author"), ("author", "to_2", "paper"),
+    ]  # fmt: skip
+    assert graph["author", "to", "paper"].num_edges == AUTHORS
+    assert graph["author", "to_2", "paper"].edge_index.tolist() == [[3], [4]]
 
 
 def test_the_seed_draws_a_fifth_of_each_class(tmp_path: Path) -> None:
