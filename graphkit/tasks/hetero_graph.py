@@ -175,6 +175,19 @@ class HeteroGraphTask(HeteroTask):
 
     Raises:
         InputError: as :class:`PropagatedNodeTask`, or a metapath that does not exist.
+
+    Example:
+        >>> from torch_geometric.data import HeteroData
+        >>> from graphkit.data import HeteroNodes
+        >>> data = HeteroData()
+        >>> data["a"].x, data["b"].num_nodes = torch.eye(3), 2
+        >>> data["a"].y = torch.tensor([0, 1, 0])
+        >>> data["a", "to", "b"].edge_index = torch.tensor([[0, 1, 2], [0, 1, 1]])
+        >>> for number, part in enumerate(("train_mask", "val_mask", "test_mask")):
+        ...     data["a"][part] = torch.arange(3) == number
+        >>> batch = next(iter(HeteroGraphTask(HeteroNodes(data, "a")).loader("test")))
+        >>> batch.nodes, batch.data.edge_types
+        (tensor([2]), [('a', 'to', 'b'), ('b', 'rev_to', 'a')])
     """
 
     def __init__(

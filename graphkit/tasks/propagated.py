@@ -59,6 +59,16 @@ def group_shapes(dataset: Any, options: Mapping[str, Any] | None) -> list[list[i
 
     Raises:
         InputError: the set is not heterogeneous, or the options are wrong.
+
+    Example:
+        >>> from torch_geometric.data import HeteroData
+        >>> from graphkit.data import HeteroNodes
+        >>> data = HeteroData()
+        >>> data["a"].x, data["b"].num_nodes = torch.eye(3), 2
+        >>> data["a"].y = torch.tensor([0, 1, 0])
+        >>> data["a", "to", "b"].edge_index = torch.tensor([[0, 1, 2], [0, 1, 1]])
+        >>> group_shapes(HeteroNodes(data, "a"), {"iterations": 2, "embedding_size": 8})
+        [[2, 8], [2, 3]]
     """
     propagation, labels = propagation_of(dataset, options)
     classes = dataset.num_tasks if labels else 0

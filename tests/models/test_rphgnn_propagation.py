@@ -307,6 +307,8 @@ def test_means_along_metapaths() -> None:
     name = "author|writes|paper < paper|cites|paper < paper|cites|paper"
     assert torch.allclose(found[name][:, 0].double(), wanted, atol=2e-3)
     assert torch.allclose(found["self"][:, 0].float(), data["author"].x, atol=2e-3)
+    with pytest.raises(InputError, match="hop: no such argument.*hops"):
+        propagation.set_params(hop=2)
     with pytest.raises(InputError, match="paths"):
         MetapathMeans(hops=8).shapes(data, "author")
 

@@ -96,6 +96,14 @@ def test_stopping_follows_any_figure() -> None:
         train(task, plugins=[create_plugin("early_stopping", monitor="f1_means")])
 
 
+def test_a_task_may_call_its_loss_function_criterion() -> None:
+    task = PropagatedNodeTask(nodes(), OPTIONS)
+    wanted, _ = train(task, max_epochs=3)
+    task.criterion = nn.CrossEntropyLoss()  # type: ignore[assignment]
+    found, _ = train(task, max_epochs=3)
+    assert found.selected == wanted.selected
+
+
 def test_half_and_whole_test_set_in_one_run() -> None:
     dataset = nodes()
     store = dataset.data["paper"]
