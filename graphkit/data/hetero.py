@@ -58,9 +58,11 @@ class HeteroNodes:
         if metric not in _METRICS:
             raise InputError(f"metric: {metric!r}, wanted one of {', '.join(_METRICS)}")
         y = data[target].get("y")
-        if y is None or y.numel() == 0:
+        if not isinstance(y, Tensor) or y.numel() == 0:
             raise InputError(f"target: node type {target!r} has no labels y")
         multilabel = y.dim() == 2 and y.size(1) > 1
+        if y.is_floating_point() and not multilabel:
+            raise InputError(f"y: {y.dtype} {list(y.shape)}, wanted int64 [N] or float [N, C]")
         self.data, self.name, self.metric = data, "hetero", metric
         self.task_type = "multilabel" if multilabel else "multiclass"
         known_classes = y.size(1) if multilabel else int(y.max()) + 1
@@ -80,13 +82,18 @@ class HeteroNodes:
 
     @cached_property
     def sha256(self) -> str:
-        """One checksum over all features, labels and edges."""
+        """One checksum over all features, labels, edges and numbers of nodes."""
         digest = hashlib.sha256()
         for store in self.data.stores:
             for key, value in sorted(store.items()):
                 digest.update(f"{store._key} {key}".encode())
-                if isinstance(value, Tensor) and value.layout == torch.strided:
-                    digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+                for part in _parts(value):
+                    digest.update(f"{part.dtype} {list(part.shape)}".encode())
+                    # As bytes: numpy does not know all of torch's types.
+                    flat = part.detach().cpu().contiguous().view(-1).view(torch.uint8)
+                    digest.update(flat.numpy().data)
+                if isinstance(value, bool | int | float | str):
+                    digest.update(repr(value).encode())
         return digest.hexdigest()
 
     def of_run(self, number: int) -> HeteroNodes:
@@ -99,3 +106,13 @@ class HeteroNodes:
             y_pred = (y_pred > 0).to(y_true.dtype)
         same = torch.eq(y_true, y_pred).reshape(len(y_true), -1).all(1)
         return {self.metric: float(same.double().mean())}
+
+
+def _parts(value: Any) -> list[Tensor]:
+    """The dense tensors that a value consists of."""
+    if not isinstance(value, Tensor):
+        return []
+    if value.layout == torch.strided:
+        return [value]
+    entries = value.detach().to_sparse(layout=torch.sparse_coo).coalesce()
+    return [entries.indices(), entries.values(), torch.tensor(value.shape)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, Any] = {"test": "half", "valid_seed": 0}
 #: Raised when what is read changes: parsed sets that were kept are then read anew.
-VERSION = 2
+VERSION = 3
 
 _VALID_SHARE = 0.2
 
@@ -150,7 +150,8 @@ def read(card: DatasetCard, source: Source, test: str = "half", valid_seed: int 
     }  # fmt: skip
     for kind, found_rows in rows.items():
         extra[f"x/{names[kind]}"] = torch.from_numpy(np.stack(found_rows))
-    edge_types, start = [], 0
+    edge_types: list[list[Any]] = []
+    start = 0
     for number, text in sorted(
         (int(key), value["meaning"]) for key, value in info["link.dat"]["link type"].items()
     ):
@@ -163,7 +164,10 @@ def read(card: DatasetCard, source: Source, test: str = "half", valid_seed: int 
         local[0] -= int(offsets[source_kind][0])
         local[1] -= int(offsets[target_kind][0])
         extra[f"edge_index/{number}"] = local
-        edge_types.append([names[source_kind], _relation(text, names), names[target_kind], number])
+        key = [names[source_kind], _relation(text, names), names[target_kind]]
+        if key in [known[:3] for known in edge_types]:
+            key[1] += f"_{number}"  # two relations of one name are two relations
+        edge_types.append([*key, number])
         start += count
     described = {
         "node_types": {names[kind]: [int(ids[0]), len(ids)] for kind, ids in offsets.items()},

@@ -154,6 +154,9 @@ def load(
         raise InputError(
             f"split_seed: {card.name} has an official split of its links; leave it out"
         )
+    if split_seed is not None and "node_types" in parsed.info:
+        drawn_by = "; valid_seed draws what validates" if "valid_seed" in accepted else ""
+        raise InputError(f"split_seed: {card.name} has published test nodes{drawn_by}")
     if split_seed is None and not parsed.splits and card.level != "link" and not parts_drawn:
         split_seed = 0
     if parts_drawn:
@@ -182,8 +185,10 @@ def load(
     drawn: Callable[[int], GraphDataset] | None = None
     if links_drawn:
         drawn = partial(_with_links, card, parsed, source.sha256, options)
-    elif hasattr(reader, "redrawn") and "valid_seed" not in options:
-        drawn = partial(_with_parts, card, parsed, source.sha256, options, reader)
+    elif hasattr(reader, "redrawn"):
+        # With a seed of its own the split stays; random features still follow from the run.
+        redrawn = _same_parts if "valid_seed" in options else reader.redrawn
+        drawn = partial(_with_parts, card, parsed, source.sha256, options, redrawn)
     if drawn is not None and (links_drawn or parts_drawn):
         dataset = drawn(split_seed or 0)
     else:
@@ -195,10 +200,14 @@ def load(
 
 
 def _with_parts(
-    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], reader: Any, seed: int
+    card: DatasetCard, parsed: Parsed, sha256: str, options: dict[str, Any], redrawn: Any, seed: int
 ) -> GraphDataset:
     """Where parts of the split are not published, each run draws its own."""
-    return GraphDataset(card, reader.redrawn(parsed, seed), sha256, options)
+    return GraphDataset(card, redrawn(parsed, seed), sha256, options)
+
+
+def _same_parts(parsed: Parsed, seed: int) -> Parsed:
+    return replace(parsed, info={**parsed.info, "run_seed": seed})
 
 
 def _options(card: DatasetCard, reader: Any) -> dict[str, Any]:

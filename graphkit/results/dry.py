@@ -49,7 +49,10 @@ def describe(
     steps = 1
     if "propagation" in (recipe.task.model_extra or {}):
         size = recipe.trainer.batch_size or build.build_task(recipe, dataset).batch_size
-        steps = -(-len(dataset.splits["train"]) // size)
+        # Several views are trained on the nodes of all parts.
+        several = (recipe.task.model_extra or {}).get("views", 1) > 1
+        parts = dataset.splits.values() if several else [dataset.splits["train"]]
+        steps = -(-sum(len(ids) for ids in parts) // size)
     if dataset.level == "graph":
         batch_size = recipe.trainer.batch_size or 32
         steps = -(-len(dataset.splits["train"]) // batch_size)

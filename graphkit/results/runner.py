@@ -231,7 +231,7 @@ def method_name(recipe: Recipe) -> str:
     if recipe.model.name in ("ncn", "link_heuristic"):
         name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
         return name.replace("_", "+").upper()
-    if (recipe.task.model_extra or {}).get("propagation", {}).get("method") == "metapaths":
+    if ((recipe.task.model_extra or {}).get("propagation") or {}).get("method") == "metapaths":
         return "metapath means"
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")
     if isinstance(settings.get("embedding"), dict):

@@ -56,7 +56,12 @@ class HeteroTask(Task):
         visits = torch.zeros(len(y), dtype=torch.int64)
         for part, name in _PARTS.items():
             mask = store.get(name)
-            if mask is None or mask.shape != (len(y),) or not bool(mask.any()):
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(y),)):
+                raise InputError(
+                    f"{name}: {mask.dtype} {list(mask.shape)} for the {len(y)} labels of node type "
+                    f"{self.target_type!r}, wanted bool [N]"
+                )
+            if mask is None or not bool(mask.any()):
                 raise InputError(f"{name}: no node of type {self.target_type!r} is in it")
             self.split[part] = mask.nonzero()[:, 0]
             visits += mask
@@ -79,6 +84,8 @@ class HeteroTask(Task):
                     f"y: {seen.dtype} from {seen.min().item()} to {seen.max().item()}, wanted "
                     f"integers 0..{self.num_outputs - 1}"
                 )
+        elif not bool(torch.isin(self.y[labelled].float(), torch.tensor([0.0, 1.0])).all()):
+            raise InputError("y: nodes of the split hold values other than 0 and 1")
         self.train_mask = torch.zeros(len(y), dtype=torch.bool)
         self.train_mask[self.split["train"]] = True
 
@@ -103,7 +110,8 @@ class HeteroTask(Task):
         """Figures of a whole split; ``_full`` ones are of the whole test set.
 
         Raises:
-            InputError: no rows, rows that do not match, or predictions that are not finite.
+            InputError: no rows, rows that do not match, only a part of the test set, or
+                predictions that are not finite.
         """
         if len(predictions) == 0 or len(predictions) != len(targets):
             raise InputError(
@@ -115,7 +123,12 @@ class HeteroTask(Task):
         if self.published is None:
             return whole
         half = whole
-        if split == "test" and len(predictions) == len(self.published):
+        if split == "test":
+            if len(predictions) != len(self.published):
+                raise InputError(
+                    f"predictions: {len(predictions)} rows for the {len(self.published)} nodes of "
+                    "the whole test set, of which the published part is taken here"
+                )
             half = self._figures(predictions[self.published], targets[self.published])
         return {**half, **{f"{name}_full": value for name, value in whole.items()}}
 

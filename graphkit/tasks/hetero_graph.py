@@ -64,14 +64,18 @@ def both_ways(data: Any, target: str) -> Any:
         out[kind].num_nodes = size
         if kind in graph.features:
             out[kind].x = graph.features[kind]
+    kept = {relation.edge_type for relation in graph.relations}
     for relation in graph.relations:
-        source, name, destination = relation.name.split("|")
+        source, name, destination = relation.edge_type
         edges = data[source, name, destination].edge_index
         if relation.symmetric:
             out[source, name, destination].edge_index = torch.cat([edges, edges.flip(0)], 1)
         else:
             out[source, name, destination].edge_index = edges
-            out[destination, f"rev_{name}", source].edge_index = edges.flip(0)
+            back = f"rev_{name}"
+            while (destination, back, source) in kept:
+                back = f"rev_{back}"  # one of the data's own, with other edges
+            out[destination, back, source].edge_index = edges.flip(0)
     return out
 
 
@@ -171,6 +175,19 @@ class HeteroGraphTask(HeteroTask):
 
     Raises:
         InputError: as :class:`PropagatedNodeTask`, or a metapath that does not exist.
+
+    Example:
+        >>> from torch_geometric.data import HeteroData
+        >>> from graphkit.data import HeteroNodes
+        >>> data = HeteroData()
+        >>> data["a"].x, data["b"].num_nodes = torch.eye(3), 2
+        >>> data["a"].y = torch.tensor([0, 1, 0])
+        >>> data["a", "to", "b"].edge_index = torch.tensor([[0, 1, 2], [0, 1, 1]])
+        >>> for number, part in enumerate(("train_mask", "val_mask", "test_mask")):
+        ...     data["a"][part] = torch.arange(3) == number
+        >>> batch = next(iter(HeteroGraphTask(HeteroNodes(data, "a")).loader("test")))
+        >>> batch.nodes, batch.data.edge_types
+        (tensor([2]), [('a', 'to', 'b'), ('b', 'rev_to', 'a')])
     """
 
     def __init__(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkit.data.locate import cache_folder
-from graphkit.errors import InputError, nearest
+from graphkit.errors import CorruptFileError, InputError, nearest
 from graphkit.models.rphgnn import MetapathMeans, RpHGNNPropagation, line_features
 from graphkit.tasks.group_batches import GroupBatch, GroupBatches
 from graphkit.tasks.hetero import HeteroTask
@@ -22,7 +22,7 @@ _METHODS = {"rphgnn": RpHGNNPropagation, "metapaths": MetapathMeans}
 
 
 def propagation_of(
-    dataset: Any, options: Mapping[str, Any], path: Path | None = None
+    dataset: Any, options: Mapping[str, Any] | None, path: Path | None = None
 ) -> tuple[Any, bool]:
     """The estimator that a recipe's ``task.propagation`` describes, and whether labels propagate.
 
@@ -30,13 +30,15 @@ def propagation_of(
         dataset: its ``info["run_seed"]`` decides what is random, unless ``seed`` is given.
         options: ``method``, ``"rphgnn"`` or ``"metapaths"``; ``labels``; and arguments of
             :class:`graphkit.models.RpHGNNPropagation` or
-            :class:`graphkit.models.MetapathMeans`.
+            :class:`graphkit.models.MetapathMeans`; ``None`` for none.
         path: where to keep the groups.
 
     Raises:
         InputError: an unknown option.
     """
-    options = dict(options)
+    if not isinstance(options or {}, Mapping):
+        raise InputError(f"propagation: {options!r}, wanted options and their values")
+    options = dict(options or {})
     labels = bool(options.pop("labels", False))
     method = options.pop("method", "rphgnn")
     if method not in _METHODS:
@@ -52,11 +54,21 @@ def propagation_of(
     return _METHODS[method](**options, path=path), labels
 
 
-def group_shapes(dataset: Any, options: Mapping[str, Any]) -> list[list[int]]:
+def group_shapes(dataset: Any, options: Mapping[str, Any] | None) -> list[list[int]]:
     """Slots and width of each group, as a model's ``groups`` wants them; nothing is computed.
 
     Raises:
         InputError: the set is not heterogeneous, or the options are wrong.
+
+    Example:
+        >>> from torch_geometric.data import HeteroData
+        >>> from graphkit.data import HeteroNodes
+        >>> data = HeteroData()
+        >>> data["a"].x, data["b"].num_nodes = torch.eye(3), 2
+        >>> data["a"].y = torch.tensor([0, 1, 0])
+        >>> data["a", "to", "b"].edge_index = torch.tensor([[0, 1, 2], [0, 1, 1]])
+        >>> group_shapes(HeteroNodes(data, "a"), {"iterations": 2, "embedding_size": 8})
+        [[2, 8], [2, 3]]
     """
     propagation, labels = propagation_of(dataset, options)
     classes = dataset.num_tasks if labels else 0
@@ -136,18 +148,19 @@ class PropagatedNodeTask(HeteroTask):
         if views > 1 and not self.multiclass:
             raise InputError("views: passes agree on one class per node; this set has several")
         self.propagation, self.labels = propagation_of(
-            dataset, propagation or {}, None if path is None else Path(path)
+            dataset, propagation, None if path is None else Path(path)
         )
         if self.labels and not self.multiclass:
             raise InputError("propagation.labels: not defined for several labels per node")
-        self.line = None if line is None else dict(line)
+        self.line = None if line is None else self._checked_line(line)
         # A checkpoint of a run on other groups is refused by this.
         self.config.update(
             views=views, consistency=self.consistency,
             propagation=self.propagation.options, labels=self.labels, line=self.line,
         )  # fmt: skip
-        if cache and path is None:
-            self.propagation.set_params(path=self._cached())
+        self._kept = self._cached() if cache and path is None else None
+        if self._kept is not None:
+            self.propagation.set_params(path=self._kept)
         self._groups: list[Tensor] | None = None
 
     # -- the data ---------------------------------------------------------------------------------
@@ -156,24 +169,50 @@ class PropagatedNodeTask(HeteroTask):
     def groups(self) -> list[Tensor]:
         """What was propagated, float16 ``[N, K_g, D_g]`` each; computed when first asked for."""
         if self._groups is None:
-            labels = {
+            labels: dict[str, Any] = {
                 "labels": self.y, "train": self.split["train"], "num_classes": self.num_outputs
             }  # fmt: skip
-            self._groups = self.propagation.fit_transform(
-                self._with_line(), self.target_type, **(labels if self.labels else {})
-            )
+            data, labels = self._with_line(), labels if self.labels else {}
+            try:
+                self._groups = self.propagation.fit_transform(data, self.target_type, **labels)
+            except CorruptFileError:
+                if self._kept is None:
+                    raise
+                self._kept.unlink(missing_ok=True)  # ours alone: made anew as if it had not been
+                self._groups = self.propagation.fit_transform(data, self.target_type, **labels)
         return self._groups
 
     def _cached(self) -> Path:
         """A file of its own for all that the groups depend on; what it holds is checked again."""
         content = json.dumps(
-            [self.dataset.sha256, self.propagation.options, self.labels, self.line]
-        ).encode()
+            [
+                self.dataset.sha256, self.target_type, self.num_outputs, self.propagation.options,
+                self.labels, self.line,
+            ]
+        ).encode()  # fmt: skip
         digest = hashlib.sha256(content)
         if self.labels:
             digest.update(self.split["train"].numpy().tobytes())
         name = f"{self.dataset.name}-{digest.hexdigest()[:32]}.safetensors"
         return cache_folder() / "propagated" / name
+
+    def _checked_line(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        known = ["dim", "window", "epochs", "seed", "workers"]
+        for key in line:
+            if key not in known:
+                raise InputError(f"line.{key}: no such option{nearest(key, known)}")
+        own = self.propagation.get_params()
+        if line.get("dim", own["embedding_size"]) != own["embedding_size"]:
+            raise InputError(
+                f"line.dim: {line['dim']}, wanted propagation.embedding_size, "
+                f"{own['embedding_size']}"
+            )
+        if own["random_input"] or own["project_input"] is not None:
+            raise InputError(
+                "line: learnt vectors would be replaced; leave out propagation.random_input and "
+                "propagation.project_input"
+            )
+        return dict(line)
 
     def _with_line(self) -> Any:
         """The graph, with learnt vectors where they were asked for."""
@@ -181,11 +220,6 @@ class PropagatedNodeTask(HeteroTask):
             return self.data
         own = self.propagation.get_params()
         settings = {"dim": own["embedding_size"], "seed": own["seed"], **self.line}
-        if settings["dim"] != own["embedding_size"]:
-            raise InputError(
-                f"line.dim: {settings['dim']}, wanted propagation.embedding_size, "
-                f"{own['embedding_size']}"
-            )
         data = self.data.clone()
         for kind, x in line_features(data, self.target_type, **settings).items():
             data[kind].x = x
@@ -219,6 +253,12 @@ class PropagatedNodeTask(HeteroTask):
             return torch.stack([model(batch) for _ in range(self.views)])
         out: Tensor = model(batch)
         return out
+
+    def _rows(self, tensor: Tensor, batch: GroupBatch, split: str) -> Tensor:
+        # Batches for several views hold nodes of all splits; figures of training are not theirs.
+        if split == "train" and self.views > 1:
+            return tensor[batch.train_mask]
+        return tensor
 
     def loss(self, out: Tensor, batch: GroupBatch, split: str = "train") -> Tensor:
         """Scalar loss; see the class for several views."""

@@ -299,6 +299,8 @@ class TrainingLoop:
         entry.update({f"valid_{key}": value for key, value in valid.items()})
         # Some protocols choose the epoch by another figure than the one they report.
         criterion = getattr(self.task, "criterion", metric)
+        if not isinstance(criterion, str):  # a loss function of a task of somebody's own
+            criterion = metric
         keys = list(dict.fromkeys([*self.task.metrics, criterion]))
         better = [
             key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,16 @@ INFO = {
         "link type": {
             "0": {"start": 0, "end": 1, "meaning": "author-paper"},
             "1": {"start": 1, "end": 0, "meaning": "paper-author"},
+            "2": {"start": 0, "end": 1, "meaning": "author-paper"},
         }
     },
 }
 AUTHORS, PAPERS = 60, 30
 
 
-def archive(folder: Path, multilabel: bool = False, drop: str = "", add: str = "") -> Path:
+def archive(
+    folder: Path, multilabel: bool = False, drop: str = "", add: str = "", third: bool = False
+) -> Path:
     """A set of 60 authors of 3 classes: 40 to learn from, 20 test nodes of which 10 are public."""
     rng = np.random.default_rng(0)
     x = rng.random((AUTHORS, 2)).round(3)
@@ -37,6 +41,9 @@ def archive(folder: Path, multilabel: bool = False, drop: str = "", add: str = "
     node += [f"{AUTHORS + i}\tp{i}\t1" for i in range(PAPERS)]
     pairs = [(i, AUTHORS + i % PAPERS) for i in range(AUTHORS)]
     link = [f"{a}\t{p}\t0\t1.0" for a, p in pairs] + [f"{p}\t{a}\t1\t1.0" for a, p in pairs]
+
+    if third:
+        link.append(f"3\t{AUTHORS + 4}\t2\t1.0")
 
     def labels(ids: Any) -> str:
         values = [f"{i % 3},{(i + 1) % 3}" if multilabel and i % 2 else str(i % 3) for i in ids]
@@ -82,6 +89,15 @@ def test_both_parts_of_the_test_set(tmp_path: Path) -> None:
     assert several.y.shape == (AUTHORS, 3)
     assert several.y[1].tolist() == [0, 1, 1]
     assert not several.y.isnan().any()
+
+
+def test_relations_of_one_name_stay_two(tmp_path: Path) -> None:
+    graph = read(archive(tmp_path, third=True)).hetero()
+    assert graph.edge_types == [
+        ("author", "to", "paper"), ("paper", "to", "author"), ("author", "to_2", "paper"),
+    ]  # fmt: skip
+    assert graph["author", "to", "paper"].num_edges == AUTHORS
+    assert graph["author", "to_2", "paper"].edge_index.tolist() == [[3], [4]]
 
 
 def test_the_seed_draws_a_fifth_of_each_class(tmp_path: Path) -> None:
@@ -139,7 +155,24 @@ def test_held_sets_split_anew_for_each_run(
     if classes is not None:
         assert sorted(torch.bincount(store.y[store.val_mask]).tolist()) == classes
     fixed = data.load(name, valid_seed=3)
-    assert fixed.of_run(7) is fixed
+    assert torch.equal(fixed.of_run(7).splits["valid"], fixed.splits["valid"])
+    assert fixed.of_run(7).info["run_seed"] == 7
+
+
+def test_a_seed_of_the_split_leaves_runs_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hgb").mkdir()
+    archive(tmp_path / "hgb")
+    small = data.card("hgb-dblp").model_copy(update={"sha256": {}})
+    monkeypatch.setattr(sys.modules["graphkit.data.load"], "read_card", lambda name: small)
+    fixed = data.load("hgb-dblp", root=tmp_path, valid_seed=3, cache=False)
+    for seed in (1, 2):
+        run = fixed.of_run(seed)
+        assert run.info["run_seed"] == seed
+        assert all(torch.equal(run.splits[part], fixed.splits[part]) for part in fixed.splits)
+    with pytest.raises(InputError, match="split_seed: hgb-dblp has published test nodes; valid_se"):
+        data.load("hgb-dblp", root=tmp_path, split_seed=3, cache=False)
 
 
 # -- OGB's heterogeneous layout -------------------------------------------------------------------

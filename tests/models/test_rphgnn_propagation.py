@@ -250,6 +250,32 @@ def test_groups_beyond_the_budget_are_in_a_file(tmp_path: Any) -> None:
     assert path.stat().st_mtime_ns == written
 
 
+def test_changes_to_groups_do_not_reach_their_file(tmp_path: Any) -> None:
+    options = {"iterations": 2, "embedding_size": 8, "path": tmp_path / "groups.safetensors"}
+    first = RpHGNNPropagation(**options).fit_transform(academic(), "paper")
+    wanted = [group.clone() for group in first]
+    for group in first:
+        group.zero_()
+    again = RpHGNNPropagation(**options).fit_transform(academic(), "paper")
+    assert all(torch.equal(a, b) for a, b in zip(wanted, again, strict=True))
+
+
+def test_graphs_that_cannot_be_read_are_explained() -> None:
+    data = academic()
+    data["paper"].x = data["paper"].x.numpy()
+    with pytest.raises(InputError, match="x: ndarray for node type 'paper'"):
+        groups_of(data)
+    data = academic()
+    del data["paper", "cites", "paper"].edge_index
+    with pytest.raises(InputError, match="edge_index: none for .*cites"):
+        groups_of(data)
+    with pytest.raises(InputError, match=r"train: mask \[3\], wanted \[31\]"):
+        RpHGNNPropagation(iterations=1).fit_transform(
+            academic(), "paper", labels=torch.zeros(31, dtype=torch.int64),
+            train=torch.ones(3, dtype=torch.bool),
+        )  # fmt: skip
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Any) -> None:
     path = tmp_path / "groups.safetensors"
     groups_of(academic(), path=path, iterations=2)
@@ -281,6 +307,8 @@ def test_means_along_metapaths() -> None:
     name = "author|writes|paper < paper|cites|paper < paper|cites|paper"
     assert torch.allclose(found[name][:, 0].double(), wanted, atol=2e-3)
     assert torch.allclose(found["self"][:, 0].float(), data["author"].x, atol=2e-3)
+    with pytest.raises(InputError, match="hop: no such argument.*hops"):
+        propagation.set_params(hop=2)
     with pytest.raises(InputError, match="paths"):
         MetapathMeans(hops=8).shapes(data, "author")
 

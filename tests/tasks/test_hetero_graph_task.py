@@ -30,6 +30,25 @@ def test_both_directions_once() -> None:
     assert graph["paper", "cites", "paper"].edge_index.size(1) == 50
 
 
+def test_names_of_relations_may_be_anything() -> None:
+    data = academic()
+    data["author", "rev_has|x", "term"].edge_index = torch.tensor([[0, 1], [2, 2]])
+    data["paper", "has|x", "author"].edge_index = torch.tensor([[3, 4], [0, 0]])
+    # Not the reverse of "writes", in spite of its name.
+    data["paper", "rev_writes", "author"].edge_index = torch.tensor([[7], [1]])
+    graph = both_ways(data, "paper")
+    assert len(graph.edge_types) == 7 * 2 + 1
+    for source, relation, destination in data.edge_types:
+        edges = data[source, relation, destination].edge_index
+        if source != destination:
+            assert torch.equal(graph[source, relation, destination].edge_index, edges)
+            assert any(
+                torch.equal(graph[key].edge_index, edges.flip(0))
+                for key in graph.edge_types
+                if (key[0], key[2]) == (destination, source)
+            )
+
+
 def test_metapaths_are_products() -> None:
     data = academic()
     graph = along_metapaths(data, "paper", PATHS)

@@ -96,6 +96,14 @@ def test_stopping_follows_any_figure() -> None:
         train(task, plugins=[create_plugin("early_stopping", monitor="f1_means")])
 
 
+def test_a_task_may_call_its_loss_function_criterion() -> None:
+    task = PropagatedNodeTask(nodes(), OPTIONS)
+    wanted, _ = train(task, max_epochs=3)
+    task.criterion = nn.CrossEntropyLoss()  # type: ignore[assignment]
+    found, _ = train(task, max_epochs=3)
+    assert found.selected == wanted.selected
+
+
 def test_half_and_whole_test_set_in_one_run() -> None:
     dataset = nodes()
     store = dataset.data["paper"]
@@ -112,6 +120,8 @@ def test_half_and_whole_test_set_in_one_run() -> None:
     figures = task.evaluate(guess, batch.y, "test")
     assert figures["f1_micro"] == 1.0
     assert figures["f1_micro_full"] == pytest.approx(len(ids[::2]) / len(ids))
+    with pytest.raises(InputError, match="whole test set"):
+        task.evaluate(guess[::2], batch.y[::2], "test")
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -167,6 +177,17 @@ def test_consistency_of_views() -> None:
     assert task.apply(model_for(task).eval(), batch).shape == (31, 3)
 
 
+def test_training_figures_of_views_are_of_training_nodes() -> None:
+    task = PropagatedNodeTask(nodes(), OPTIONS, views=2)
+    batch = next(iter(task.loader("train", batch_size=31)))
+    out = torch.randn(31, 3)
+    known = batch.train_mask
+    assert task.target(batch, "train").tolist() == batch.y[known].tolist()
+    assert task.predictions(out, batch, "train").tolist() == out[known].argmax(1).tolist()
+    wanted = nn.functional.cross_entropy(out[known], batch.y[known])
+    assert torch.allclose(task.loss(out, batch, "train"), wanted)
+
+
 def test_losses_of_several_labels() -> None:
     task = PropagatedNodeTask(nodes(True), OPTIONS)
     batch = next(iter(task.loader("train", batch_size=100)))
@@ -209,6 +230,20 @@ def test_refusals() -> None:
     refused("several", nodes(True), views=2)
     refused("not defined for several labels", nodes(True), propagation={"labels": True})
     refused("loss: 'bce'", loss="bce")
+    refused("propagation: 3, wanted options", propagation=3)
+    refused("line.epoch: no such option.*epochs", line={"epoch": 1})
+    refused("line.dim", line={"dim": 4})
+    refused("line: learnt vectors", line={}, propagation={**OPTIONS, "project_input": 4})
+    odd = nodes(True)
+    odd.data["paper"].y[3, 2] = math.nan
+    refused("values other than 0 and 1", odd)
+    places = nodes()
+    places.data["paper"].val_mask = torch.tensor([1, 2])
+    refused(r"val_mask: torch.int64 \[2\].*wanted bool", places)
+    unnamed = with_labels(academic())
+    unnamed["paper"].y = unnamed["paper"].y.float()
+    with pytest.raises(InputError, match="y: torch.float32"):
+        HeteroNodes(unnamed, "paper")
     unknown = nodes()
     unknown.data["paper"].y[unknown.data["paper"].train_mask] = 3
     refused(r"y: torch.int64 from .* to 3, wanted integers 0\.\.2", unknown)
@@ -238,6 +273,51 @@ def test_groups_are_kept(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(list((tmp_path / "propagated").iterdir())) == 3
 
 
+def test_kept_groups_follow_all_that_decides_them(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHKIT_CACHE", str(tmp_path))
+
+    def check(dataset: HeteroNodes, options: Any = OPTIONS) -> None:
+        plain = PropagatedNodeTask(dataset, options).groups
+        kept = PropagatedNodeTask(dataset, options, cache=True).groups
+        assert all(torch.equal(a, b) for a, b in zip(plain, kept, strict=True))
+
+    check(nodes())
+    larger = nodes()
+    larger.data["venue"].num_nodes += 1
+    check(larger)
+    target = nodes().data
+    target["author"].y = torch.arange(13) % 2
+    for number, part in enumerate(("train_mask", "val_mask", "test_mask")):
+        target["author"][part] = torch.arange(13) % 3 == number
+    check(HeteroNodes(target, "author"))
+    labels = {**OPTIONS, "labels": True}
+    check(nodes(), labels)
+    check(HeteroNodes(with_labels(academic()), "paper", num_classes=5), labels)
+    files = list((tmp_path / "propagated").iterdir())
+    assert len(files) == 5
+    for path in files:  # damaged files are made anew
+        path.write_bytes(path.read_bytes()[:-2])
+    check(nodes())
+
+
+def test_checksum_of_a_graph() -> None:
+    def checksum(**changed: Any) -> str:
+        data = with_labels(academic())
+        for key, value in changed.items():
+            data["paper"][key] = value
+        return HeteroNodes(data, "paper").sha256
+
+    x = academic()["paper"].x
+    found = [
+        checksum(), checksum(x=x + 1), checksum(x=x.bfloat16()), checksum(x=x.to_sparse()),
+        checksum(x=(x + 1).to_sparse_csr()), checksum(num_nodes=32), checksum(flag=True),
+    ]  # fmt: skip
+    assert len(set(found)) == len(found)
+    assert checksum() == found[0]
+
+
 def test_metapaths_stand_beside() -> None:
     options = {"method": "metapaths", "hops": 2, "embedding_size": 8}
     task = PropagatedNodeTask(nodes(), options)
@@ -257,4 +337,4 @@ def test_vectors_learnt_from_edges() -> None:
     assert torch.equal(learnt.groups[venue], again.groups[venue])
     assert torch.equal(plain.groups[0][:, 0], learnt.groups[0][:, 0])
     with pytest.raises(InputError, match="line.dim"):
-        _ = PropagatedNodeTask(nodes(), options, line={"dim": 4}).groups
+        PropagatedNodeTask(nodes(), options, line={"dim": 4})

@@ -34,6 +34,8 @@ def check_labels(y: Tensor, train: Tensor, num_nodes: int, num_classes: int) -> 
         )
     if y.numel() != num_nodes:
         raise InputError(f"labels: {y.numel()} for {num_nodes} nodes of the target type")
+    if train.dtype == torch.bool and train.shape != (num_nodes,):
+        raise InputError(f"train: mask {list(train.shape)}, wanted [{num_nodes}]")
     ids = train.nonzero()[:, 0] if train.dtype == torch.bool else train
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_nodes:
         raise InputError(f"train: positions outside 0..{num_nodes - 1}")

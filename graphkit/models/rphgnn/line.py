@@ -73,7 +73,7 @@ def line_features(
         first[kind], start = start, start + size
     edges = []
     for relation in graph.relations:
-        source, destination = data[tuple(relation.name.split("|"))].edge_index
+        source, destination = data[relation.edge_type].edge_index
         edges.append(torch.stack([source + first[relation.src], destination + first[relation.dst]]))
     model = Word2Vec(
         sentences=_Edges(edges), vector_size=dim, window=window, min_count=1, epochs=epochs,

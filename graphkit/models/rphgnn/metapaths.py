@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from graphkit.errors import InputError
+from graphkit.errors import InputError, nearest
 from graphkit.models.rphgnn.collect import Plan, row_blocks
 from graphkit.models.rphgnn.propagation import RpHGNNPropagation
 from graphkit.models.rphgnn.relations import Graph, Relation
@@ -66,6 +66,9 @@ class MetapathMeans(RpHGNNPropagation):
         Raises:
             InputError: as the constructor, which then has not changed anything.
         """
+        for key in params:
+            if key not in self.get_params():
+                raise InputError(f"{key}: no such argument{nearest(key, self.get_params())}")
         changed = type(self)(**{**self.get_params(), **params})
         self._settings = changed._settings
         self._take()

@@ -276,6 +276,9 @@ class RpHGNNPropagation:
                 for name, (relation, step) in self._label_names(graph, target, classes).items():
                     assert labels is not None
                     label_group(relation, target, step, labels, ids, found[name][:, 0])
+            if path is not None:
+                # Mapped anew: a change to the tensors must not reach the file.
+                found = read_groups(path, about)
         self.names_, self.groups_ = list(found), list(found.values())
         return self
 

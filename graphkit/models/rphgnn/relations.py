@@ -33,6 +33,11 @@ class Relation:
     backward: CSR
 
     @property
+    def edge_type(self) -> tuple[str, str, str]:
+        """Its key in a ``HeteroData``; the parts may hold a ``|`` themselves."""
+        return self.src, self.name[len(self.src) + 1 : -len(self.dst) - 1], self.dst
+
+    @property
     def symmetric(self) -> bool:
         """Whether both ends are of one type."""
         return self.src == self.dst
@@ -118,7 +123,9 @@ def _size(store: Any, kind: str, x: Tensor | None) -> int:
     return number
 
 
-def _features(x: Tensor, kind: str) -> Tensor:
+def _features(x: Any, kind: str) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise InputError(f"x: {type(x).__name__} for node type {kind!r}, wanted a tensor [N, D]")
     x = x.to_dense() if x.layout != torch.strided else x
     if x.dim() != 2 or x.size(1) == 0:
         raise InputError(f"x: shape {list(x.shape)} for node type {kind!r}, wanted [N, D]")
@@ -135,7 +142,7 @@ def _features(x: Tensor, kind: str) -> Tensor:
 def _relations(data: Any, sizes: dict[str, int], keep_inverse: bool) -> list[Relation]:
     kept: dict[tuple[str, str, str], Tensor] = {}
     for edge_type in data.edge_types:
-        edges = data[edge_type].edge_index
+        edges = data[edge_type].get("edge_index")
         _check(edges, edge_type, sizes)
         if keep_inverse or not any(
             _opposite(edges, edge_type, other, known, sizes) for known, other in kept.items()
@@ -151,7 +158,7 @@ def _check(edges: Any, edge_type: tuple[str, str, str], sizes: dict[str, int]) -
     source, _, destination = edge_type
     good = isinstance(edges, Tensor) and edges.dim() == 2 and edges.size(0) == 2
     if not good or edges.dtype not in (torch.int32, torch.int64):
-        seen = f"{edges.dtype} {list(edges.shape)}" if isinstance(edges, Tensor) else type(edges)
+        seen = f"{edges.dtype} {list(edges.shape)}" if isinstance(edges, Tensor) else "none"
         raise InputError(f"edge_index: {seen} for {edge_type}, wanted int64 [2, E]")
     for row, kind in enumerate((source, destination)):
         if kind not in sizes:

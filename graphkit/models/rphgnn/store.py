@@ -83,10 +83,11 @@ def _fill(path: Path, shapes: Shapes, about: Mapping[str, str]) -> dict[str, Ten
 def new_groups(
     shapes: Shapes, about: Mapping[str, str], path: Path | None, budget: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Float16 tensors to be filled inside the ``with``; what they hold stays valid after it.
+    """Float16 tensors to be filled inside the ``with``.
 
-    With a path they are a safetensors file that appears there, whole, at the end. Without one they
-    are in memory, or beyond ``budget`` bytes in a temporary file that goes when they do.
+    With a path they are a safetensors file that appears there, whole, at the end; whoever goes on
+    reads it, since writing to these tensors would still change it. Without one they are in memory,
+    or beyond ``budget`` bytes in a temporary file that goes when they do.
 
     Args:
         shapes: by name.
@@ -105,10 +106,7 @@ def new_groups(
     """
     if path is not None:
         with atomic_path(path) as temporary:
-            groups = _fill(temporary, shapes, about)
-            yield groups
-            for tensor in groups.values():
-                _flush(tensor)
+            yield _fill(temporary, shapes, about)
         return
     if size_of(shapes) <= budget:
         yield {
@@ -123,14 +121,6 @@ def new_groups(
         # The mapping holds the file until the last tensor is gone.
         os.unlink(name)
     yield groups
-
-
-def _flush(tensor: Tensor) -> None:
-    base = tensor.numpy().base
-    while base is not None and not isinstance(base, np.memmap):
-        base = getattr(base, "base", None)
-    if isinstance(base, np.memmap):
-        base.flush()
 
 
 def read_groups(path: Path, expected: Mapping[str, str]) -> dict[str, Tensor]:
