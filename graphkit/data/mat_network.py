@@ -32,11 +32,15 @@ def read(card: DatasetCard, source: Source, share: float = 0.1) -> Parsed:
         InputError: a share outside (0, 1).
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
     from scipy.sparse import coo_array
 
-    if isinstance(share, bool) or not 0 < share < 1:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise InputError(f"share: {share!r}, wanted a part of the nodes, 0 < share < 1")
-    content = loadmat(source.base, variable_names=["network", "group"])
+    try:
+        content = loadmat(source.base, variable_names=["network", "group"])
+    except MatReadError as error:  # what is cut off; no ValueError, as other damage is
+        raise CorruptFileError(f"{source.base}: {error}") from None
     if not {"network", "group"} <= set(content):
         raise CorruptFileError(f"{source.base}: wanted the matrices network and group")
     matrix, group = coo_array(content["network"]), coo_array(content["group"])
@@ -45,6 +49,10 @@ def read(card: DatasetCard, source: Source, share: float = 0.1) -> Parsed:
         raise CorruptFileError(
             f"{source.base}: network {matrix.shape} and group {group.shape}, wanted n x n and n x L"
         )
+    for name, held in (("network", matrix), ("group", group)):
+        if not np.isfinite(held.data).all():
+            raise CorruptFileError(f"{source.base}: {name} has a value that is no number")
+        held.eliminate_zeros()  # a stored zero is neither an edge nor a label
     edges = torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64))
     y = torch.zeros(group.shape)
     y[torch.from_numpy(group.row).long(), torch.from_numpy(group.col).long()] = 1.0
@@ -67,6 +75,8 @@ def label_split(num_nodes: int, share: float, seed: int) -> dict[str, torch.Tens
         >>> {part: len(ids) for part, ids in label_split(10, 0.3, seed=0).items()}
         {'train': 3, 'test': 7}
     """
+    if seed < 0:
+        raise InputError(f"split_seed: {seed}, wanted an int of at least 0")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(num_nodes))
     known = int(share * num_nodes)
     if not known or known == num_nodes:

@@ -143,6 +143,11 @@ class EmbeddingClassifier(NodeEstimator):
 
     def _labels(self, y: Tensor, num_nodes: int) -> np.ndarray:
         if y.dim() == 1:
+            classes = self.output.out_features
+            if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
+                raise InputError(
+                    f"y: classes {int(y.min())}..{int(y.max())}, wanted 0..{classes - 1}"
+                )
             y = nn.functional.one_hot(y.long(), self.output.out_features)
         wanted = (num_nodes, self.output.out_features)
         if y.shape != wanted or not bool(((y == 0) | (y == 1)).all()):

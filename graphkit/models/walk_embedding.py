@@ -72,14 +72,14 @@ class WalkEmbedding:
         seed: int = 42,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        counts = {"dim": dim, "walks": walks, "window": window, "workers": workers}
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: {value!r}, wanted an int of at least 1")
-        if length < 2 or negatives < 0:
-            raise InputError(
-                f"length, negatives: {length}, {negatives}, wanted at least 2 nodes, and at least 0"
-            )
+        for name, value, least in (
+            ("dim", dim, 1), ("walks", walks, 1), ("length", length, 2), ("window", window, 1),
+            ("negatives", negatives, 0), ("workers", workers, 1), ("seed", seed, 0),
+        ):  # fmt: skip
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name}: {value!r}, wanted an int of at least {least}")
+        if seed >= 2**32:
+            raise InputError(f"seed: {seed}, wanted less than 2^32, which word2vec takes")
         for name, number in (("p", p), ("q", q), ("lr", lr)):
             if not 0 < number < float("inf"):
                 raise InputError(f"{name}: {number}, wanted a positive number")
@@ -138,6 +138,8 @@ class WalkEmbedding:
             corpus, total_examples=self.walks * nodes.numel(), epochs=1,
             total_words=rounds * nodes.numel(),
         )  # fmt: skip
+        if corpus.error is not None:
+            raise corpus.error
         out = torch.zeros(csr.num_rows, self.dim)
         order = torch.tensor(word2vec.wv.index_to_key, dtype=torch.int64)
         out[order] = torch.from_numpy(word2vec.wv.vectors)
@@ -149,8 +151,18 @@ class Walks:
 
     def __init__(self, settings: WalkEmbedding, csr: CSR, nodes: Tensor) -> None:
         self.settings, self.csr, self.nodes = settings, csr, nodes
+        self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
+        # word2vec reads in a thread of its own and waits forever for one that dies of an error.
+        try:
+            yield from self._rounds()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.error = error
+
+    def _rounds(self) -> Iterator[list[int]]:
         settings = self.settings
         draw = torch.Generator().manual_seed(settings.seed)
         for number in range(settings.walks):

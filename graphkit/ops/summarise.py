@@ -21,6 +21,10 @@ from graphkit.ops.reference_summarise import ReferenceSummariser
 Ints = npt.NDArray[np.int64]
 _SLICE = 1 << 24  # list entries between two looks at the keyboard: some 50 ms
 _ALL = 1 << 62
+_RANGES = {
+    "iterations": (1, 1_000_000), "num_hashes": (1, 1_000_000), "max_group": (2, 2**31 - 1),
+    "effort": (1, 1000),
+}  # fmt: skip
 
 
 class Summarising(Protocol):
@@ -134,16 +138,11 @@ def summariser(
     Raises:
         InputError: as there.
     """
-    if p not in (1, 2):
+    if isinstance(p, bool) or not isinstance(p, int) or p not in (1, 2):
         raise InputError(f"p: {p!r}, wanted 1 or 2")
     if effort is None:
         effort = 1 if compat else 4
-    for name, value, least in (
-        ("iterations", iterations, 1), ("num_hashes", num_hashes, 1), ("max_group", max_group, 2),
-        ("effort", effort, 1),
-    ):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}: {value!r}, wanted an int of at least {least}")
+    check_counts(iterations=iterations, num_hashes=num_hashes, max_group=max_group, effort=effort)
     if not 0 <= budget < float("inf"):
         raise InputError(f"budget: {budget} bits, wanted a number of at least 0")
     if csr.num_rows != csr.num_cols or csr.num_rows < 2 or not csr.num_entries:
@@ -179,6 +178,18 @@ def summariser(
         rowptr.numpy(), col.long().numpy(), float(budget), p, iterations, num_hashes, max_group,
         effort, seed_bits(seed), bool(compat),
     )  # fmt: skip
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse what :func:`summarise` does not take for ``iterations`` and its like.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for name, value in counts.items():
+        least, most = _RANGES[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise InputError(f"{name}: {value!r}, wanted an int, {least}..{most:,}")
 
 
 def _check_rows(rowptr: Tensor, col: Tensor) -> None:

@@ -124,9 +124,36 @@ def test_refusals(network, monkeypatch, tmp_path):
     graph, ids = load(network, monkeypatch).graphs[0], torch.arange(12)
     with pytest.raises(InputError, match="y: "):
         EmbeddingClassifier(4, TINY).fit(torch.empty(120, 0), graph.edge_index, graph.y, ids, ids)
+    for wrong in (-1, 3):
+        with pytest.raises(InputError, match="wanted 0..2"):
+            EmbeddingClassifier(3, TINY).fit(
+                torch.empty(120, 0), graph.edge_index, torch.full((120,), wrong), ids, ids
+            )
     (tmp_path / "embedding").mkdir()
     scipy.io.savemat(tmp_path / "embedding/blogcatalog.mat", {"network": np.eye(3)})
     with pytest.raises(CorruptFileError, match="group"):
+        load(tmp_path, monkeypatch)
+    (tmp_path / "embedding/blogcatalog.mat").write_bytes(b"")
+    with pytest.raises(CorruptFileError, match="blogcatalog.mat"):
+        load(tmp_path, monkeypatch)
+    with pytest.raises(InputError, match="share: '0.1'"):
+        load(network, monkeypatch, share="0.1")
+    with pytest.raises(InputError, match="split_seed: -1"):
+        load(network, monkeypatch, split_seed=-1)
+
+
+def test_stored_zeros_are_neither_edges_nor_labels(monkeypatch, tmp_path):
+    (tmp_path / "embedding").mkdir()
+    file = tmp_path / "embedding/blogcatalog.mat"
+    ring = scipy.sparse.coo_matrix((np.ones(20), (range(20), np.roll(range(20), 1)))).tocsc()
+    labels = scipy.sparse.csc_matrix(np.eye(20, 3))
+    ring.data[:5], labels.data[0] = 0.0, 0.0
+    scipy.io.savemat(file, {"network": ring, "group": labels})
+    graph = load(tmp_path, monkeypatch, share=0.5).graphs[0]
+    assert (graph.edge_index.size(1), int(graph.y.sum())) == (30, 2)
+    labels.data[0] = np.nan
+    scipy.io.savemat(file, {"network": ring, "group": labels})
+    with pytest.raises(CorruptFileError, match="group has a value"):
         load(tmp_path, monkeypatch)
 
 

@@ -288,6 +288,8 @@ HEAD, EDGES = "<Subnode of each supernode>", "<Superedge info>"
         (f"{HEAD}\n1\t0\n2\t1\n{EDGES}\n1\t1\t1\n", "of 0 pairs"),
         (f"{HEAD}\n1\t0\n2\t1\n{EDGES}\n2\t1\t1\n1\t2\t1\n", "twice"),
         (f"{HEAD}\n1\t0\n2\t1\n{EDGES}\n2\t1\n", "2 numbers"),
+        (f"{HEAD}\n1\t-1\t0\n2\t1\n{EDGES}\n", "node -1 among"),
+        (f"{HEAD}\n1\t0\n2\t1_0\n{EDGES}\n", "whole numbers"),
         (f"{HEAD}\n1\t0\n2\t{10**30}\n{EDGES}\n", "64 bits"), (f"{HEAD}\n{EDGES}\n", "0 nodes"),
     ],
 )  # fmt: skip
@@ -321,6 +323,10 @@ def test_other_files_are_refused(tmp_path):
         ({"fraction": float("nan")}, "fraction"), ({"bits": -1}, "bits"),
         ({"bits": float("nan")}, "bits"), ({"bits": float("inf")}, "bits"),
         ({"fraction": 0.5, "p": 3}, "p: 3"), ({"fraction": 0.5, "p": 1.5}, "p: 1.5"),
+        ({"fraction": 0.5, "p": 1.0}, "p: 1.0"), ({"fraction": 0.5, "effort": 1001}, "effort"),
+        ({"fraction": 0.5, "iterations": 2**40}, "iterations"),
+        ({"fraction": 0.5, "num_hashes": 2**40}, "num_hashes"),
+        ({"fraction": 0.5, "max_group": 2**70}, "max_group"),
         ({"fraction": 0.5, "iterations": 0}, "iterations"),
         ({"fraction": 0.5, "num_hashes": True}, "num_hashes"),
         ({"fraction": 0.5, "max_group": 1}, "max_group"),
@@ -373,6 +379,8 @@ def test_queries_refuse_what_they_cannot_answer():
         (lambda: s.random_walk_with_restart(torch.tensor([], dtype=torch.int64)), "nodes"),
         (lambda: s.reconstruct(limit=1), "limit"), (lambda: s.sample(seed=-1), "seed"),
         (lambda: s.eigenvector_centrality(iterations=1), "iterations"),
+        (lambda: s.eigenvector_centrality(iterations=0), "at least 1"),
+        (lambda: s.pagerank(iterations=0), "at least 1"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
             call()
@@ -386,6 +394,21 @@ def test_check_finds_a_wrong_count():
         wrong.check(both_ways(K23))
     with pytest.raises(InputError, match="num_edges"):
         made([0, 0, 1, 1], [(0, 0, 1), (1, 0, 2)], 2)
+    assert made([0, 0, 1, 1], [(0, 0, 1), (1, 0, 2)], 4).absolute_error == 6
+    with pytest.raises(InputError, match="num_edges: 5, wanted at most 4"):
+        made([0, 0, 1, 1], [(0, 0, 1), (1, 0, 2)], 5)  # a pair is left for the fourth alone
+
+
+def test_narrow_ids_of_many_supernodes_and_views_are_taken(tmp_path):
+    count = 100_000
+    # As int32, the numbers of these two superedges are equal: they differ by 2^32.
+    ends = torch.tensor([[90_000, 47_050], [7, 32_711]], dtype=torch.int32)
+    weight = torch.ones(4, dtype=torch.int32)[::2]
+    owner = torch.arange(count).repeat_interleave(2)[::2]
+    summary = SummaryGraph(owner, ends, weight, num_edges=2)
+    assert summary.adjacency(7, 90_000) == summary.adjacency(32_711, 47_050) == 1
+    summary.save(tmp_path / "s.safetensors")
+    assert torch.equal(SummaryGraph.load(tmp_path / "s.safetensors").super_index, ends.long())
 
 
 def test_simple_graph_sorts_and_merges():

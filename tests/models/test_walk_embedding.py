@@ -67,6 +67,10 @@ def test_nodes_without_neighbours_are_zero_and_columns_are_standard() -> None:
         ("dim", {"dim": 0}),
         ("walks", {"walks": 1.5}),
         ("length", {"length": 1}),
+        ("length", {"length": 5.5}),
+        ("negatives", {"negatives": 1.5}),
+        ("seed", {"seed": -1}),
+        ("seed", {"seed": 2**32}),
         ("negatives", {"negatives": -1}),
         ("p", {"p": 0.0}),
         ("q", {"q": float("nan")}),
@@ -84,3 +88,13 @@ def test_weights_and_graphs_without_edges_are_refused() -> None:
         WalkEmbedding().fit(torch.tensor([[0, 1], [1, 0]]), edge_weight=torch.tensor([2.0, 2.0]))
     with pytest.raises(InputError, match="no edge"):
         WalkEmbedding().fit(torch.empty(2, 0, dtype=torch.int64), num_nodes=3)
+
+
+@pytest.mark.timeout(60)
+def test_an_error_on_a_walk_ends_the_training() -> None:
+    def stop(done: int, total: int) -> None:
+        raise RuntimeError(f"stopped at {done} of {total}")
+
+    # word2vec draws from another thread: it must neither wait for ever nor hide the error.
+    with pytest.raises(RuntimeError, match="stopped at 1 of 10"):
+        WalkEmbedding(**SMALL, progress=stop).fit(two_cliques())

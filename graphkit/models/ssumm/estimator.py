@@ -12,7 +12,7 @@ from torch import Tensor
 from graphkit.errors import InputError
 from graphkit.models.ssumm.simple_graph import simple_graph
 from graphkit.models.ssumm.summary import SummaryGraph
-from graphkit.ops.summarise import Iteration
+from graphkit.ops.summarise import Iteration, check_counts
 from graphkit.ops.summarise import summarise as merge_nodes
 
 
@@ -182,13 +182,10 @@ def _check(settings: dict[str, Any]) -> None:
         raise InputError(f"fraction: {fraction}, wanted a positive number")
     if bits is not None and not 0 <= bits < float("inf"):
         raise InputError(f"bits: {bits}, wanted a number of at least 0")
-    if isinstance(settings["p"], bool) or settings["p"] not in (1, 2):
-        raise InputError(f"p: {settings['p']!r}, wanted 1 or 2")
-    for name, least in (("iterations", 1), ("num_hashes", 1), ("max_group", 2), ("effort", 1)):
-        value = settings[name]
-        if name == "effort" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}: {value!r}, wanted an int of at least {least}")
+    p = settings["p"]
+    if isinstance(p, bool) or not isinstance(p, int) or p not in (1, 2):
+        raise InputError(f"p: {p!r}, wanted 1 or 2")
+    counts = {name: settings[name] for name in ("iterations", "num_hashes", "max_group")}
+    check_counts(**counts, **({} if settings["effort"] is None else {"effort": settings["effort"]}))
     if isinstance(settings["seed"], bool) or not isinstance(settings["seed"], int):
         raise InputError(f"seed: {settings['seed']!r}, wanted an int")

@@ -211,6 +211,7 @@ class SummaryQueries:
     def _walk(self, home: Tensor, damping: float, tolerance: float, iterations: int) -> Tensor:
         if not 0 <= damping < 1:
             raise InputError(f"damping: {damping}, wanted 0 <= damping < 1")
+        _at_least_one(iterations)
         degree = self.expected_degree()
         stuck = degree == 0
         rank = home
@@ -235,6 +236,7 @@ class SummaryQueries:
         Raises:
             InputError: too few iterations, as where two components have equal eigenvalues nearly.
         """
+        _at_least_one(iterations)
         x = torch.full((self.num_nodes,), self.num_nodes**-0.5, dtype=torch.float64)
         if not len(self.weight):
             return x
@@ -292,3 +294,8 @@ class SummaryQueries:
                 f"{name}: {int(nodes.min())}..{int(nodes.max())}, wanted 0..{self.num_nodes - 1}"
             )
         return nodes.long()
+
+
+def _at_least_one(iterations: int) -> None:
+    if iterations < 1:
+        raise InputError(f"iterations: {iterations}, wanted at least 1")

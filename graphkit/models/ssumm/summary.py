@@ -59,6 +59,9 @@ class SummaryGraph(SummaryQueries):
             raise InputError(f"owner: {owner.numel()} nodes, wanted at least 2")
         if int(owner.min()) < 0 or int(owner.max()) >= owner.numel():
             raise InputError(f"owner: {int(owner.min())}..{int(owner.max())}, wanted 0..S-1")
+        owner, super_index, weight = (
+            part.long().contiguous() for part in (owner, super_index, weight)
+        )
         size = torch.bincount(owner)
         if bool((size == 0).any()):
             raise InputError(f"owner: nothing in supernode {int((size == 0).nonzero()[0])}")
@@ -78,11 +81,17 @@ class SummaryGraph(SummaryQueries):
         total = int(weight.sum())
         if num_edges is not None and num_edges < total:
             raise InputError(f"num_edges: {num_edges}, wanted at least the {total} of superedges")
+        bare = owner.numel() * (owner.numel() - 1) // 2 - int(pairs.sum())
+        if num_edges is not None and num_edges - total > bare:
+            raise InputError(
+                f"num_edges: {num_edges}, wanted at most {total + bare}: {total} in superedges, "
+                f"and the {bare} pairs elsewhere"
+            )
         if ids is not None:
             _integers("ids", ids, (owner.numel(),))
             if len(torch.unique(ids)) != len(ids):
                 raise InputError("ids: one occurs twice")
-        self.owner, self.super_index, self.weight = owner.long(), super_index.long(), weight.long()
+        self.owner, self.super_index, self.weight = owner, super_index, weight
         self.sizes, self.pairs = size, pairs
         self.num_edges, self.ids = num_edges, ids
 
@@ -217,8 +226,7 @@ class SummaryGraph(SummaryQueries):
             atomic_write_text(file, text)
             return
         tensors = {
-            "owner": self.owner, "super_index": self.super_index.contiguous(),
-            "weight": self.weight,
+            "owner": self.owner, "super_index": self.super_index, "weight": self.weight,
             "num_edges": torch.tensor([-1 if self.num_edges is None else self.num_edges]),
         }  # fmt: skip
         if self.ids is not None:

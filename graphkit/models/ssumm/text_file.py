@@ -49,6 +49,8 @@ def read(file: Path, own_ids: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | No
             inside = False
             continue
         try:
+            if "_" in line:  # int() would read 1_0 as 10
+                raise ValueError
             values = [int(word) for word in line.split()]
         except ValueError:
             raise InputError(f"{file}, line {at}: {line[:40]!r}, wanted whole numbers") from None
@@ -78,6 +80,11 @@ def read(file: Path, own_ids: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | No
             f"{file}: node {int(ids[count > 1][0])} in two supernodes, or twice in one"
         )
     if not own_ids and not torch.equal(ids, torch.arange(len(ids))):
+        if int(ids[0]) < 0:
+            raise InputError(
+                f"{file}: node {int(ids[0])} among the members, wanted 0..n-1; own_ids=True takes "
+                "any ids"
+            )
         gap = (ids != torch.arange(len(ids))).nonzero()[0]
         raise InputError(
             f"{file}: no node {int(gap)} among the members, wanted 0..n-1; "
