@@ -58,6 +58,7 @@ class EmbeddingClassifier(NodeEstimator):
     """
 
     embedding_: Tensor
+    validates_across_folds = True
 
     def __init__(
         self, out_channels: int, embedding: dict[str, Any] | None = None, C: float = 0.1

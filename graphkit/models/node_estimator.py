@@ -33,6 +33,8 @@ class NodeEstimator(nn.Module):
     history_: list[dict[str, float]]
     best_epoch_: int
     logits_: Tensor
+    #: Whether, without nodes to validate, ``logits_`` of training nodes are out of sample.
+    validates_across_folds = False
 
     def fit(
         self,

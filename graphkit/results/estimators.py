@@ -49,6 +49,11 @@ class FittedEstimator:
             )
         batch = next(iter(dataset.loader("train")))
         split = dataset.splits
+        if "valid" not in split and not model.validates_across_folds:
+            raise InputError(
+                f"{dataset.name}: no validation nodes, and {model.name} does not judge its "
+                "training nodes out of sample; wanted a set with both"
+            )
         start = time.perf_counter()
         x = getattr(batch, "x", None)  # a graph without features has none
         model.fit(

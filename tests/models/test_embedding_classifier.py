@@ -180,6 +180,16 @@ def test_recipe_to_record_and_picture(network, monkeypatch, tmp_path):
     assert picture.stat().st_size > 5000
 
 
+def test_other_estimators_want_validation_nodes(network, monkeypatch, tmp_path):
+    from graphkit.models import RobustGNN
+    from graphkit.results.estimators import FittedEstimator
+    from graphkit.tasks import create_task
+
+    dataset = load(network, monkeypatch)
+    with pytest.raises(InputError, match="no validation nodes"):
+        FittedEstimator().fit(RobustGNN(4, 3), dataset, create_task(dataset), 0, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["blogcatalog", "ppi-network", "dblp-network"])
 def test_held_networks_are_as_their_cards_say(name):
     try:

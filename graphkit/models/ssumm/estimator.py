@@ -178,6 +178,9 @@ def _check(settings: dict[str, Any]) -> None:
     bits, fraction = settings["bits"], settings["fraction"]
     if (bits is None) == (fraction is None):
         raise InputError(f"bits, fraction: {bits}, {fraction}, wanted exactly one of them")
+    for name, given in (("bits", bits), ("fraction", fraction)):
+        if isinstance(given, bool) or not isinstance(given, int | float | None):
+            raise InputError(f"{name}: {given!r}, wanted a number")
     if fraction is not None and not 0 < fraction < float("inf"):
         raise InputError(f"fraction: {fraction}, wanted a positive number")
     if bits is not None and not 0 <= bits < float("inf"):
