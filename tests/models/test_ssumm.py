@@ -319,7 +319,8 @@ def test_other_files_are_refused(tmp_path):
     ("settings", "said"),
     [
         ({}, "exactly one"), ({"bits": 1, "fraction": 0.5}, "exactly one"),
-        ({"fraction": 0.0}, "fraction"), ({"fraction": "0.5"}, "fraction"), ({"fraction": -1.0}, "fraction"),
+        ({"fraction": 0.0}, "fraction"), ({"fraction": "0.5"}, "fraction"),
+        ({"fraction": -1.0}, "fraction"),
         ({"fraction": float("nan")}, "fraction"), ({"bits": -1}, "bits"),
         ({"bits": float("nan")}, "bits"), ({"bits": float("inf")}, "bits"),
         ({"fraction": 0.5, "p": 3}, "p: 3"), ({"fraction": 0.5, "p": 1.5}, "p: 1.5"),
