@@ -133,7 +133,7 @@ class SummaryQueries:
         return kept["both"]
 
     def multiplications(self) -> int:
-        """Multiply-adds of :meth:`matvec` per column; one product with the graph takes ``2 |E|``."""
+        """Multiply-adds of :meth:`matvec` per column; those of the graph are ``2 |E|``."""
         loops = int((self.super_index[0] == self.super_index[1]).sum())
         return 2 * len(self.weight) - loops + 2 * self.num_nodes
 
