@@ -44,7 +44,9 @@ class HANConv(MessagePassing, PyGHANConv):
 
     def fused(self, csr: CSR, x: tuple[Tensor, Tensor], alpha: tuple[Tensor, Tensor]) -> Tensor:
         """One metapath: ``[N_dst, H * D]`` from values ``[N_src, H, D]`` and scores ``[N, H]``."""
+        value = x[0].flatten(1)
+        dst, src = (part.to(value.dtype) for part in (alpha[1], alpha[0]))  # autocast sums wider
         return ops.attention(
-            csr, x[0].flatten(1), alpha[1], alpha[0], score="additive", heads=self.heads,
+            csr, value, dst, src, score="additive", heads=self.heads,
             negative_slope=self.negative_slope, dropout=self.dropout if self.training else 0.0,
         )  # fmt: skip

@@ -22,6 +22,7 @@ class HGTConv(MessagePassing, PyGHGTConv):
     :class:`torch_geometric.nn.HGTConv`; nothing of the size of the edges times the width is stored.
 
     Example:
+        >>> import torch
         >>> kinds = (["author", "paper"], [("author", "writes", "paper")])
         >>> conv = HGTConv(8, 16, kinds, heads=4)
         >>> x = {"author": torch.randn(3, 8), "paper": torch.randn(2, 8)}
@@ -48,8 +49,8 @@ class HGTConv(MessagePassing, PyGHGTConv):
         rows = (leaving.rowptr[1:] > leaving.rowptr[:-1]).nonzero().view(-1)
         first = leaving.rowptr[rows]
         edge = first if leaving.eid is None else leaving.eid[first.long()]
-        factor = k.new_ones(k.size(0), self.heads).index_copy(0, rows, edge_attr[edge.long()])
-        keys = k * factor[:, :, None]
-        return ops.attention(
-            csr, v.flatten(1), q.flatten(1), keys.flatten(1), score="dot", heads=self.heads
-        )
+        relation = edge_attr[edge.long()].to(v.dtype)  # autocast may make several types
+        factor = v.new_ones(k.size(0), self.heads).index_copy(0, rows, relation)
+        keys = (k.to(v.dtype) * factor[:, :, None]).flatten(1)
+        query = q.flatten(1).to(v.dtype)
+        return ops.attention(csr, v.flatten(1), query, keys, score="dot", heads=self.heads)

@@ -37,6 +37,19 @@ class OnCSR(nn.Module):
         return self.conv(x, CSR.from_edge_index(edge_index, x.size(0)), gk.bond_code(bonds))
 
 
+class OneType(nn.Module):
+    """The heterogeneous layers on one type of nodes with two relations."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.relations = [("node", "to", "node"), ("node", "from", "node")]
+        self.conv = conv(WIDTH, WIDTH, (["node"], self.relations), heads=2)
+
+    def forward(self, x, edge_index):
+        there, back = self.relations
+        return self.conv({"node": x}, {there: edge_index, back: edge_index.flip(0)})["node"]
+
+
 # How to build a layer, and the kind of edge tensor it takes.
 CONVS = {
     "GCNConv": (lambda: gk.GCNConv(WIDTH, WIDTH), None),
@@ -49,6 +62,8 @@ CONVS = {
     "ResGatedGraphConv": (lambda: gk.ResGatedGraphConv(WIDTH, WIDTH), None),
     "GATConv": (lambda: gk.GATConv(WIDTH, 4, heads=2, edge_dim=WIDTH), "wide"),
     "GATv2Conv": (lambda: gk.GATv2Conv(WIDTH, 4, heads=2), None),
+    "HANConv": (lambda: OneType(gk.HANConv), None),
+    "HGTConv": (lambda: OneType(gk.HGTConv), None),
     "TransformerConv": (lambda: gk.TransformerConv(WIDTH, 4, heads=2, edge_dim=WIDTH), "wide"),
     "PNAConv": (lambda: gk.PNAConv(*PNA, towers=2), None),
     "PNAConv-edges": (lambda: gk.PNAConv(*PNA, edge_dim=WIDTH, divide_input=True), "wide"),
