@@ -58,11 +58,11 @@ def test_hostile_recipe_is_refused(
     content, message = HOSTILE[case]
     path = tmp_path / "mine.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RecipeError) as caught:
         recipes.load(str(path))
     assert message in str(caught.value)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert not (tmp_path / "hacked").exists()
 
 

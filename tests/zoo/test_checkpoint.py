@@ -59,10 +59,10 @@ def resealed(folder: Path) -> None:
 
 def refused(path: Path, *words: str) -> str:
     torch.manual_seed(0)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         zoo.from_pretrained(path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     for word in words:
         assert word in str(caught.value)
     return str(caught.value)
