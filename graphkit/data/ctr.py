@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphkit.data.epoch_position import EpochPosition
 from graphkit.data.frames import read_frame
 from graphkit.data.interactions import draw_absent
 from graphkit.data.loader import epoch_permutation
@@ -212,7 +213,7 @@ class ClickDataset:
         return {"auc": float(auc), "logloss": float(loss)}
 
 
-class ClickLoader:
+class ClickLoader(EpochPosition):
     """Batches of rows in an order that depends on seed and epoch only.
 
     Args:
@@ -249,7 +250,6 @@ class ClickLoader:
             )
         self.rows, self.ids, self.batch_size = rows, ids, batch_size
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
-        self.epoch = self.position = self._resume = 0
 
     def _epoch_ids(self) -> Tensor:
         ids = self.ids
@@ -273,29 +273,8 @@ class ClickLoader:
         self.epoch += 1
         self.position = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to run next; a position inside another epoch is dropped."""
-        if epoch != self.epoch:
-            self.epoch, self.position, self._resume = int(epoch), 0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, position within it, and what decides the order."""
-        return {
-            "epoch": self.epoch, "position": self.position, "seed": self.seed,
-            "batch_size": self.batch_size, "num_rows": self.ids.numel(),
-        }  # fmt: skip
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken.
-
-        Raises:
-            InputError: the state belongs to another batch size or number of rows.
-        """
-        for key, own in (("batch_size", self.batch_size), ("num_rows", self.ids.numel())):
-            if state.get(key, own) != own:
-                raise InputError(f"{key}: the saved position has {state[key]}, this loader {own}")
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
-        self.position = self._resume = int(state["position"])
+    def _sizes(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "num_rows": self.ids.numel()}
 
 
 def read_clicks(

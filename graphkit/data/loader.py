@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from graphkit.data.epoch_position import EpochPosition
 from graphkit.data.packed import PackedGraphs
 from graphkit.errors import InputError
 
@@ -29,7 +30,7 @@ def epoch_permutation(size: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(size, generator=generator)
 
 
-class GraphLoader:
+class GraphLoader(EpochPosition):
     """Iterate PyG batches of a part of a data set.
 
     One iteration is one epoch; the next iteration is the next epoch. ``state_dict`` taken after
@@ -98,9 +99,6 @@ class GraphLoader:
         self.rank = rank
         self.world_size = world_size
         self.attach = dict(attach or {})
-        self.epoch = 0
-        self.position = 0
-        self._resume = 0
 
     def _epoch_ids(self) -> Tensor:
         ids = self.ids
@@ -138,36 +136,8 @@ class GraphLoader:
         self.epoch += 1
         self.position = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to run next; a position inside another epoch is dropped."""
-        if epoch != self.epoch:
-            self.epoch, self.position, self._resume = int(epoch), 0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return epoch, position within it, and what decides the order."""
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "num_graphs": self.ids.numel(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the order exactly where ``state`` was taken.
-
-        Raises:
-            InputError: the state belongs to another batch size or number of graphs.
-        """
-        for key, own in (("batch_size", self.batch_size), ("num_graphs", self.ids.numel())):
-            if state.get(key, own) != own:
-                raise InputError(
-                    f"{key}: the saved position was made with {state[key]}, this loader has {own}; "
-                    "build the loader with the saved value"
-                )
-        self.seed = int(state["seed"])
-        self.epoch = int(state["epoch"])
-        self.position = self._resume = int(state["position"])
+    def _sizes(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "num_graphs": self.ids.numel()}
 
     def __repr__(self) -> str:
         order = f"shuffled, seed {self.seed}" if self.shuffle else "in order"

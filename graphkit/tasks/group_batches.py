@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from graphkit.data.epoch_position import EpochPosition
 from graphkit.data.loader import epoch_permutation
 from graphkit.errors import InputError
 
@@ -45,7 +46,7 @@ class GroupBatch:
         return replace(self, **moved)
 
 
-class GroupBatches:
+class GroupBatches(EpochPosition):
     """Batches over the rows of groups; the order follows from seed and epoch alone.
 
     Rows are read batch by batch, so that the groups may be in a file.
@@ -97,7 +98,6 @@ class GroupBatches:
         self.train_mask, self.split = train_mask, split
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = self.position = self._resume = 0
 
     def _order(self) -> Tensor:
         nodes = self.nodes
@@ -127,27 +127,7 @@ class GroupBatches:
         self.epoch += 1
         self.position = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to run next; a position inside another epoch is dropped."""
-        if epoch != self.epoch:
-            self.epoch, self.position, self._resume = int(epoch), 0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, position within it, and what decides the order."""
+    def _sizes(self) -> dict[str, int]:
         return {
-            "epoch": self.epoch, "position": self.position, "seed": self.seed,
-            "batch_size": self.batch_size, "nodes": int(self.nodes.numel()),
+            "seed": self.seed, "batch_size": self.batch_size, "nodes": int(self.nodes.numel())
         }  # fmt: skip
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken.
-
-        Raises:
-            InputError: it belongs to other batches.
-        """
-        own = self.state_dict()
-        for key in ("seed", "batch_size", "nodes"):
-            if state[key] != own[key]:
-                raise InputError(f"state: {key} is {state[key]}, these batches have {own[key]}")
-        self.epoch = int(state["epoch"])
-        self.position = self._resume = int(state["position"])

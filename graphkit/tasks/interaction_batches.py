@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from graphkit.data.epoch_position import EpochPosition
 from graphkit.data.link_split import seeded
 from graphkit.data.loader import epoch_permutation
 from graphkit.errors import InputError
@@ -41,7 +42,7 @@ def draw_negatives(
     return pairs.draw_others(owners, generator).view(users.numel(), number)
 
 
-class TrainInteractions:
+class TrainInteractions(EpochPosition):
     """Batches of training pairs as a model's :class:`~graphkit.models.Sampling` asks for them.
 
     The last, smaller batch is kept. Every batch draws from a generator of its own, so a position
@@ -103,7 +104,6 @@ class TrainInteractions:
         self.whole = pairs.num_pairs if sampling.kind == "full" else batch_size * world_size
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = self.position = self._resume = 0
 
     def __len__(self) -> int:
         # Users without pairs are skipped, so an epoch of kind "users" may end before that.
@@ -169,29 +169,8 @@ class TrainInteractions:
         self.epoch += 1
         self.position = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to run next; a position inside another epoch is dropped."""
-        if epoch != self.epoch:
-            self.epoch, self.position, self._resume = int(epoch), 0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, position within it, and what decides order and draws."""
-        return {
-            "epoch": self.epoch, "position": self.position, "seed": self.seed,
-            "batch_size": self.whole, "num_pairs": self.pairs.num_pairs,
-        }  # fmt: skip
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken.
-
-        Raises:
-            InputError: the state belongs to another batch size or number of pairs.
-        """
-        for key, own in (("batch_size", self.whole), ("num_pairs", self.pairs.num_pairs)):
-            if state.get(key, own) != own:
-                raise InputError(f"{key}: the saved position has {state[key]}, this loader {own}")
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
-        self.position = self._resume = int(state["position"])
+    def _sizes(self) -> dict[str, int]:
+        return {"batch_size": self.whole, "num_pairs": self.pairs.num_pairs}
 
     def __repr__(self) -> str:
         return f"TrainInteractions({len(self)} batches of {self.whole}, seed {self.seed})"

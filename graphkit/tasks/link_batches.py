@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphkit.data.epoch_position import EpochPosition
 from graphkit.data.link_split import link_keys, non_links, seeded
 from graphkit.data.loader import epoch_permutation
 from graphkit.errors import InputError
@@ -47,7 +48,7 @@ class LinkBatch:
         return replace(self, **moved)
 
 
-class TrainLinks:
+class TrainLinks(EpochPosition):
     """Batches of training links, each with as many negatives; the incomplete last one is dropped.
 
     Order and negatives depend on ``seed`` and the epoch only, so a position within an epoch is all
@@ -99,7 +100,6 @@ class TrainLinks:
         self.positive, self.num_nodes, self.batch_size = positive, num_nodes, batch_size
         self.shuffle, self.seed, self.negatives = shuffle, seed, negatives
         self.rank, self.world_size = rank, world_size
-        self.epoch = self.position = self._resume = 0
         both = torch.cat([positive, positive.flip(0)], dim=1)
         self._keys = link_keys(both, num_nodes, directed=True) if negatives == "non_links" else None
 
@@ -132,29 +132,8 @@ class TrainLinks:
         self.epoch += 1
         self.position = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to run next; a position inside another epoch is dropped."""
-        if epoch != self.epoch:
-            self.epoch, self.position, self._resume = int(epoch), 0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, position within it, and what decides order and negatives."""
-        return {
-            "epoch": self.epoch, "position": self.position, "seed": self.seed,
-            "batch_size": self.batch_size, "num_links": self.positive.size(1),
-        }  # fmt: skip
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken.
-
-        Raises:
-            InputError: the state belongs to another batch size or number of links.
-        """
-        for key, own in (("batch_size", self.batch_size), ("num_links", self.positive.size(1))):
-            if state.get(key, own) != own:
-                raise InputError(f"{key}: the saved position has {state[key]}, this loader {own}")
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
-        self.position = self._resume = int(state["position"])
+    def _sizes(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "num_links": self.positive.size(1)}
 
     def __repr__(self) -> str:
         return f"TrainLinks({len(self)} batches of {self.batch_size} links, seed {self.seed})"
