@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from graphkit import ops
 from graphkit.nn.dense import dense, hooked
+from graphkit.nn.dropout import Dropout
 
 
 def norm_act(norm: nn.Module, x: Tensor, relu: bool) -> Tensor:
@@ -57,8 +60,7 @@ def norm_act(norm: nn.Module, x: Tensor, relu: bool) -> Tensor:
 
 
 def chain(layers: nn.Module, x: Tensor) -> Tensor:
-    """``layers(x)``; a plain Sequential runs its linear layers by :func:`dense` and each norm
-    together with the ReLU after it.
+    """``layers(x)``; the layers of a plain Sequential run by :func:`run_layers`.
 
     Example:
         >>> mlp = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU())
@@ -68,16 +70,56 @@ def chain(layers: nn.Module, x: Tensor) -> Tensor:
     if type(layers) is not nn.Sequential or hooked(layers):
         out: Tensor = layers(x)
         return out
-    parts = list(layers)
+    return run_layers(layers, x)
+
+
+def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Call layers one after the other, some of them together as one operation.
+
+    Plain linear layers run by :func:`~graphkit.nn.dense.dense`, a BatchNorm1d with the ReLU after
+    it, and a LayerNorm with the :class:`~graphkit.nn.dropout.Dropout` and the ReLU after it. Layers
+    with hooks and subclasses are called as they are.
+
+    Example:
+        >>> run_layers([nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU()], torch.randn(4, 2)).shape
+        torch.Size([4, 3])
+    """
+    parts = [part for part in layers if type(part) is not nn.Identity or hooked(part)]
     at = 0
     while at < len(parts):
-        part = parts[at]
+        part, rest = parts[at], parts[at + 1 :]
         at += 1
         if type(part) is nn.BatchNorm1d:
-            after = parts[at] if at < len(parts) else None
-            relu = type(after) is nn.ReLU and not hooked(after)
+            relu = _next(rest, nn.ReLU)
             at += relu
             x = norm_act(part, x, relu)
+        elif _fuses(part, x):
+            together = [part]
+            if type(part) is nn.LayerNorm and _next(rest, Dropout):
+                together.append(rest.pop(0))
+            relu = _next(rest, nn.ReLU)
+            at += len(together) - 1 + relu
+            x = _normalise_drop(together, x, relu)
         else:
             x = dense(part, x)
     return x
+
+
+def _next(rest: list[nn.Module], kind: type[nn.Module]) -> bool:
+    return bool(rest) and type(rest[0]) is kind and not hooked(rest[0])
+
+
+def _fuses(part: nn.Module, x: Tensor) -> bool:
+    if torch.compiler.is_compiling() or hooked(part):
+        return False
+    if type(part) is nn.LayerNorm:
+        return part.normalized_shape == x.shape[-1:]
+    return type(part) is Dropout and not part.inplace
+
+
+def _normalise_drop(layers: list[nn.Module], x: Tensor, relu: bool) -> Tensor:
+    norm, drop = layers[0], layers[-1]
+    p, training = (drop.p, drop.training) if isinstance(drop, Dropout) else (0.0, False)
+    if not isinstance(norm, nn.LayerNorm):
+        return ops.dropout(x, p, training=training, relu=relu)
+    return ops.layer_norm(x, norm.weight, norm.bias, norm.eps, p=p, training=training, relu=relu)

@@ -14,6 +14,7 @@ from graphkit.ops.ego import EgoSubgraphs, ego_subgraphs
 from graphkit.ops.gated import gated_aggregate
 from graphkit.ops.intersect import Intersection, common_neighbors, intersect, intersect_sum
 from graphkit.ops.keep_entries import keep_entries
+from graphkit.ops.layer_norm import dropout, layer_norm
 from graphkit.ops.level_propagate import level_propagate
 from graphkit.ops.levels import Levels, topological_levels
 from graphkit.ops.linear import linear
@@ -52,6 +53,7 @@ __all__ = [
     "cooccurrence",
     "current",
     "dense_logistic",
+    "dropout",
     "edge_softmax",
     "ego_subgraphs",
     "empty_cache",
@@ -62,6 +64,7 @@ __all__ = [
     "intersect",
     "intersect_sum",
     "is_symmetric",
+    "layer_norm",
     "level_propagate",
     "linear",
     "neighbor_sample",

@@ -10,6 +10,7 @@ from graphkit.models.ncn.adjacency import drop_adj, own_transpose
 from graphkit.models.ncn.sparse_features import drop_and_map
 from graphkit.nn.dense import dense
 from graphkit.nn.dropout import Dropout
+from graphkit.nn.norm_act import chain
 from graphkit.ops import CSR, aggregate
 
 # name -> (reduce, whether the convolution has weights)
@@ -226,7 +227,7 @@ class NCNEncoder(nn.Module):
         x = self._input(x)
         kept = []
         for conv, post in zip(self.convs, self.posts, strict=True):
-            y = post(conv(x, *drop_adj(csr, self.gnnedp, self.training)))
+            y = chain(post, conv(x, *drop_adj(csr, self.gnnedp, self.training)))
             x = x + y if self.res and x.shape == y.shape else y
             kept.append(x)
         if self.jk_weight is None:

@@ -18,7 +18,7 @@ from graphkit.models.ncn.completion import (
     two_hop,
 )
 from graphkit.models.ncn.encoder import check_probability, dropout
-from graphkit.nn.dense import dense
+from graphkit.nn.norm_act import run_layers
 from graphkit.ops import CSR, aggregate, intersect, intersect_sum
 
 _ELEMENTS = 1 << 20  # of one [pairs, H] tensor of completion: 4 MiB in float32
@@ -343,7 +343,7 @@ class LinkPredictor(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Layers one after the other, whose linear maps keep the memory of large results.
+    """Layers one after the other; norm, dropout and ReLU run as one.
 
     Example:
         >>> MLP(nn.Linear(2, 3), nn.ReLU())(torch.ones(4, 2)).shape
@@ -351,9 +351,7 @@ class MLP(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self:
-            x = dense(layer, x)
-        return x
+        return run_layers(self, x)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
@@ -376,8 +374,8 @@ def pair_product(x: Tensor, pairs: Tensor) -> Tensor:
         >>> pair_product(torch.tensor([[2.0], [3.0]]), torch.tensor([[0], [1]]))
         tensor([[6.]])
     """
-    ends = _halves(gather(x, pairs.reshape(-1)))
-    return ends[0] * ends[1]
+    one, other = _halves(gather(x, pairs.reshape(-1))).unbind(0)
+    return one * other
 
 
 def _both_ways(pairs: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 #include "batch_norm.h"
 #include "intersect_find.h"
 #include "isa_name.h"
+#include "layer_norm.h"
 #include "linear.h"
 #include "sampled_logistic_sweep.h"
 #include "selective_scan_backward.h"
@@ -51,6 +52,22 @@ void run_batch_norm_forward(const BatchNormForward &a) {
 
 void run_batch_norm_backward(const BatchNormBackward &a) {
   with_compute(a.dtype, [&](auto c) { BatchNormBackwardKernel<decltype(c)>(a).run(); });
+}
+
+void run_layer_norm_forward(const LayerNormForward &a) {
+  with_compute(a.dtype, [&](auto c) { LayerNormForwardKernel<decltype(c)>(a).run(); });
+}
+
+void run_layer_norm_backward(const LayerNormBackward &a) {
+  with_compute(a.dtype, [&](auto c) { LayerNormBackwardKernel<decltype(c)>(a).run(); });
+}
+
+void run_drop_forward(const Drop &a) {
+  with_compute(a.dtype, [&](auto c) { DropKernel<decltype(c)>(a).forward(); });
+}
+
+void run_drop_backward(const Drop &a) {
+  with_compute(a.dtype, [&](auto c) { DropKernel<decltype(c)>(a).backward(); });
 }
 
 void run_dense_map(const DenseMap &a) {
@@ -101,6 +118,10 @@ const Kernels GRAPHKIT_NAME(kernels) = {
     run_attention_backward_source,
     run_batch_norm_forward,
     run_batch_norm_backward,
+    run_layer_norm_forward,
+    run_layer_norm_backward,
+    run_drop_forward,
+    run_drop_backward,
     panel_width<float>,
     run_dense_map,
     run_dense_gradient,

@@ -215,6 +215,53 @@ struct BatchNormBackward {
   int threads;
 };
 
+// y = relu?(m ((x - mean) / sqrt(var + eps) * weight + bias)) with the mean and variance of each row
+// and m = 0 where a word is below the threshold, else `scale`; float32 and float64 only.
+struct LayerNormForward {
+  Dtype dtype;
+  bool relu;
+  double eps;
+  int64_t num_rows, width;
+  const void *x;
+  int64_t ldx;
+  const void *weight;    // [width] or null: ones
+  const void *bias;      // [width] or null: zeros
+  const void *words;     // int16 [rows, width] or null: nothing is dropped
+  int threshold;
+  double scale;
+  void *out;             // [rows, width]
+  void *stats;           // [rows, 2]: mean, 1 / std
+  void *passes;          // uint8 [rows, width] or null: whether the gradient passes
+  int threads;
+};
+
+struct LayerNormBackward {
+  Dtype dtype;
+  int64_t num_rows, width;
+  const void *x;
+  int64_t ldx;
+  const void *weight;    // [width] or null
+  const void *stats, *passes;  // as the forward pass left them
+  double scale;
+  const void *grad;      // [rows, width]
+  int64_t ldg;
+  void *grad_x;          // [rows, width] or null
+  void *grad_weight, *grad_bias;  // [width]
+  int threads;
+};
+
+// The same of `count` elements without the norm; backward, x is the gradient.
+struct Drop {
+  Dtype dtype;
+  bool relu;
+  int64_t count;
+  const void *x, *words;
+  int threshold;
+  double scale;
+  void *out, *passes;
+  int threads;
+};
+
 constexpr int64_t scan_chunk = 32;  // steps between the states that forward keeps for backward
 
 // h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = (C_t . h_t + D u_t) silu(z_t) over packed
@@ -321,6 +368,10 @@ struct Kernels {
   Fault (*attention_backward_source)(const AttentionBackward &);
   void (*batch_norm_forward)(const BatchNormForward &);
   void (*batch_norm_backward)(const BatchNormBackward &);
+  void (*layer_norm_forward)(const LayerNormForward &);
+  void (*layer_norm_backward)(const LayerNormBackward &);
+  void (*drop_forward)(const Drop &);
+  void (*drop_backward)(const Drop &);
   int64_t dense_panel;   // floats
   void (*dense_map)(const DenseMap &);
   void (*dense_gradient)(const DenseGradient &);

@@ -23,6 +23,7 @@ namespace graphkit {
 void bind_sampling(nb::module_ &m);  // sampling_module.cpp
 void bind_cooccurrence(nb::module_ &m);  // cooccurrence.cpp
 void bind_intersect(nb::module_ &m);  // intersect_module.cpp
+void bind_layer_norm(nb::module_ &m);
 void bind_levels(nb::module_ &m);
 void bind_projection(nb::module_ &m);  // projection_module.cpp
 void bind_linear(nb::module_ &m);  // linear_module.cpp
@@ -363,6 +364,7 @@ NB_MODULE(_cpu, m) {
   bind_sampling(m);
   bind_cooccurrence(m);
   bind_intersect(m);
+  bind_layer_norm(m);
   bind_levels(m);
   bind_projection(m);
   bind_linear(m);
