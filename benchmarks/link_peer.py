@@ -20,6 +20,9 @@ class KeySearchNCNC(nn.Module):
     def __init__(self, model: NCN) -> None:
         super().__init__()
         self.encoder, self.predictor = model.encoder, model.predictor
+        for name, layers in self.predictor.named_children():  # torch's own layers, one by one
+            if isinstance(layers, nn.Sequential):
+                setattr(self.predictor, name, nn.Sequential(*layers))
         if model.config["conv"] != "puregcn" or model.config["num_layers"] != 1:
             raise ValueError("the peer has one layer of puregcn")
 
