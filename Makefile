@@ -1,10 +1,12 @@
 # Every target does all its own set-up and is quick the second time. PYTHON chooses the
-# interpreter, VENV the folder it installs into, JOBS the number of test processes.
+# interpreter, VENV the folder it installs into, JOBS the number of test processes, ISAS the kernels
+# to compile: those of this machine, or all.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 JOBS ?= auto
+ISAS ?= native
 
 bin := $(VENV)/bin
 install := $(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -61,7 +63,7 @@ $(bin)/python:
 $(VENV)/.installed: $(built) | $(bin)/python
 	@echo "installing graphkit and what it needs into $(VENV); the first time takes minutes"
 	@$(install) scikit-build-core nanobind cmake ninja
-	@$(install) --no-build-isolation --editable .
+	@SKBUILD_CMAKE_DEFINE=GRAPHKIT_ISAS=$(ISAS) $(install) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed

@@ -383,10 +383,7 @@ struct Kernels {
 };
 
 extern const Kernels kernels_baseline;
-#ifdef GRAPHKIT_X86
-extern const Kernels kernels_avx2;
-extern const Kernels kernels_avx512;
-#endif
+extern const Kernels kernels_avx2, kernels_avx512;  // where they were compiled
 
 const Kernels &active_kernels();  // module.cpp: the table in use
 
