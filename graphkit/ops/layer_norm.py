@@ -117,8 +117,8 @@ def _draws(x: Tensor, steps: int) -> bool:
 
 def _words(x: Tensor) -> Tensor:
     # From the smallest number and without an end: all 64 bits are drawn.
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.int16)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+    return words.random_(-(2**63), None).view(torch.int16)
 
 
 def _scale(steps: int) -> float:
@@ -184,7 +184,7 @@ def _drop(
 
 
 def _bytes(x: Tensor) -> Tensor:
-    return cpu.empty(torch.empty(0, dtype=torch.uint8), x.shape)
+    return cpu.empty(x.new_empty(0, dtype=torch.uint8), x.shape)
 
 
 class _LayerNorm(torch.autograd.Function):

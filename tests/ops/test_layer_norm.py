@@ -257,3 +257,16 @@ def test_nan_and_infinity_are_not_hidden() -> None:
     assert out[4].isnan().any()
     assert not bool(out[5:].isnan().any())
     assert ops.dropout(torch.full((100, 80), torch.nan), 0.5, relu=True).isnan().all()
+
+
+def test_the_default_device_does_not_matter() -> None:
+    x, weight, bias, grad = case(90, 70)
+
+    def function(*inputs: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        return ops.dropout(ops.layer_norm(*inputs, p=0.3, relu=True), 0.3)
+
+    wanted = gradients(function, [x, weight, bias], grad)
+    with torch.device("meta"):  # for new tensors; a GPU's addresses would end the process
+        ours = gradients(function, [x, weight, bias], grad)
+    assert all(torch.equal(a, b) for a, b in zip(ours, wanted, strict=True))
