@@ -94,7 +94,7 @@ def dropout(x: Tensor, p: float, *, training: bool = True, relu: bool = False) -
         [0.0, 2.0]
     """
     steps = round(p * _STEPS) if training else 0
-    if not (_draws(x, steps) and is_plain(x)):
+    if not _draws(x, steps):
         if training:  # a copy even where nothing is dropped, as in torch
             x = F.dropout(x, p)
         return torch.relu(x) if relu else x
@@ -112,7 +112,8 @@ def dropout(x: Tensor, p: float, *, training: bool = True, relu: bool = False) -
 
 def _draws(x: Tensor, steps: int) -> bool:
     """Whether elements are dropped by our own random bits."""
-    return 0 < steps < _STEPS and x.numel() >= _LEAST
+    # Sizes come last: what is traced for any size (torch.export) must not ask for them.
+    return 0 < steps < _STEPS and is_plain(x) and x.is_floating_point() and x.numel() >= _LEAST
 
 
 def _words(x: Tensor) -> Tensor:
@@ -128,6 +129,7 @@ def _scale(steps: int) -> float:
 def _fused(x: Tensor) -> bool:
     return (
         x.dtype in (torch.float32, torch.float64)
+        and x.layout is torch.strided
         and backends.current(x.device) == "native"
         and not torch.is_autocast_enabled("cpu")
     )
