@@ -77,8 +77,10 @@ def dropout(x: Tensor, p: float, *, training: bool = True, relu: bool = False) -
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15,
     2014. torch's generator on the CPU takes longer per number than everything else in a small
     network; four elements share one of its 64-bit numbers here. ``p`` is rounded to a multiple of
-    1/65536 and the scale follows. On the CPU one pass forward and one backward do it, and a byte
-    per element is kept; elsewhere, and for few elements, this is torch's own dropout.
+    1/65536 and the scale follows. On the CPU in float32 or float64 one pass forward and one
+    backward do it, and a byte per element is kept; the half types draw the same bits in torch's
+    ops. Elsewhere, below 4,096 elements, and where a transform or a compiler looks on, this is
+    torch's own dropout.
 
     Args:
         x: any shape, floating point.
@@ -88,6 +90,9 @@ def dropout(x: Tensor, p: float, *, training: bool = True, relu: bool = False) -
 
     Shapes:
         - **out:** as ``x``
+
+    Raises:
+        ValueError: ``p`` outside of [0, 1] in training (torch's own error).
 
     Example:
         >>> dropout(torch.tensor([-1.0, 2.0]), 0.0, relu=True).tolist()
