@@ -398,3 +398,21 @@ def test_a_checkpoint_drops_the_same_again(reentrant: bool) -> None:
         lambda *t: checkpoint(function, *t, use_reentrant=reentrant), [x, weight, bias], grad
     )
     assert all(torch.equal(a, b) for a, b in zip(ours, wanted, strict=True))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_relu_stops_an_infinite_gradient_and_dropout_multiplies_it(
+    p: float, create_graph: bool
+) -> None:
+    x = torch.randn(80, 70, dtype=torch.float64, requires_grad=True)
+    out = ops.layer_norm(x, None, None, p=p, relu=True)
+    grad = torch.where(out == 0, torch.inf, 1.0)
+    assert bool(torch.autograd.grad(out, x, grad, create_graph=create_graph)[0].isfinite().all())
+    out = ops.dropout(x, 0.5, relu=True)
+    grad = torch.where(out == 0, torch.inf, 1.0)
+    assert bool(torch.autograd.grad(out, x, grad, create_graph=create_graph)[0].isfinite().all())
+    out = ops.dropout(x, 0.5)
+    grad = torch.where(out == 0, torch.inf, 1.0)
+    (found,) = torch.autograd.grad(out, x, grad, create_graph=create_graph)
+    assert torch.equal(found.isnan(), out == 0)
