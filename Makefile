@@ -63,7 +63,7 @@ $(bin)/python:
 $(VENV)/.installed: $(built) | $(bin)/python
 	@echo "installing graphkit and what it needs into $(VENV); the first time takes minutes"
 	@$(install) scikit-build-core nanobind cmake ninja
-	@SKBUILD_CMAKE_DEFINE=GRAPHKIT_ISAS=$(ISAS) $(install) --no-build-isolation --editable .
+	@GRAPHKIT_ISAS=$(ISAS) $(install) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed

@@ -77,8 +77,9 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     """Call layers one after the other, some of them together as one operation.
 
     Plain linear layers run by :func:`~graphkit.nn.dense.dense`, a BatchNorm1d with the ReLU after
-    it, and a LayerNorm with the :class:`~graphkit.nn.dropout.Dropout` and the ReLU after it. Layers
-    with hooks and subclasses are called as they are.
+    it, and LayerNorm, :class:`~graphkit.nn.dropout.Dropout` and ReLU together, where they follow
+    each other in this order and one of the first two is there. Layers with hooks, subclasses and
+    dropout in place are called as they are; one seed drops the same either way.
 
     Example:
         >>> run_layers([nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU()], torch.randn(4, 2)).shape
@@ -95,7 +96,7 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
             x = norm_act(part, x, relu)
         elif _fuses(part, x):
             together = [part]
-            if type(part) is nn.LayerNorm and _next(rest, Dropout):
+            if type(part) is nn.LayerNorm and _next(rest, Dropout) and not rest[0].inplace:
                 together.append(rest.pop(0))
             relu = _next(rest, nn.ReLU)
             at += len(together) - 1 + relu

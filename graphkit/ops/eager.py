@@ -17,6 +17,7 @@ def is_eager(*tensors: Tensor | None) -> bool:
     """Whether these are ordinary tensors outside any tracing or functional transform."""
     return (
         not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None  # torch.jit.trace
         and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
         and not is_in_torch_dispatch_mode()
         and not torch._C._are_functorch_transforms_active()

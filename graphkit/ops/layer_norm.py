@@ -77,8 +77,10 @@ def dropout(x: Tensor, p: float, *, training: bool = True, relu: bool = False) -
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15,
     2014. torch's generator on the CPU takes longer per number than everything else in a small
     network; four elements share one of its 64-bit numbers here. ``p`` is rounded to a multiple of
-    1/65536 and the scale follows. On the CPU one pass forward and one backward do it, and a byte
-    per element is kept; elsewhere, and for few elements, this is torch's own dropout.
+    1/65536 and the scale follows. On the CPU in float32 or float64 one pass forward and one
+    backward do it, and a byte per element is kept; the half types draw the same bits in torch's
+    ops. Elsewhere, below 4,096 elements, and where a transform or a compiler looks on, this is
+    torch's own dropout.
 
     Args:
         x: any shape, floating point.
@@ -89,12 +91,15 @@ def dropout(x: Tensor, p: float, *, training: bool = True, relu: bool = False) -
     Shapes:
         - **out:** as ``x``
 
+    Raises:
+        ValueError: ``p`` outside of [0, 1] in training (torch's own error).
+
     Example:
         >>> dropout(torch.tensor([-1.0, 2.0]), 0.0, relu=True).tolist()
         [0.0, 2.0]
     """
     steps = round(p * _STEPS) if training else 0
-    if not (_draws(x, steps) and is_plain(x)):
+    if not _draws(x, steps):
         if training:  # a copy even where nothing is dropped, as in torch
             x = F.dropout(x, p)
         return torch.relu(x) if relu else x
@@ -112,13 +117,14 @@ def dropout(x: Tensor, p: float, *, training: bool = True, relu: bool = False) -
 
 def _draws(x: Tensor, steps: int) -> bool:
     """Whether elements are dropped by our own random bits."""
-    return 0 < steps < _STEPS and x.numel() >= _LEAST
+    # Sizes come last: what is traced for any size (torch.export) must not ask for them.
+    return 0 < steps < _STEPS and is_plain(x) and x.is_floating_point() and x.numel() >= _LEAST
 
 
 def _words(x: Tensor) -> Tensor:
     # From the smallest number and without an end: all 64 bits are drawn.
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.int16)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+    return words.random_(-(2**63), None).view(torch.int16)
 
 
 def _scale(steps: int) -> float:
@@ -128,6 +134,7 @@ def _scale(steps: int) -> float:
 def _fused(x: Tensor) -> bool:
     return (
         x.dtype in (torch.float32, torch.float64)
+        and x.layout is torch.strided
         and backends.current(x.device) == "native"
         and not torch.is_autocast_enabled("cpu")
     )
@@ -184,7 +191,7 @@ def _drop(
 
 
 def _bytes(x: Tensor) -> Tensor:
-    return cpu.empty(torch.empty(0, dtype=torch.uint8), x.shape)
+    return cpu.empty(x.new_empty(0, dtype=torch.uint8), x.shape)
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -201,18 +208,19 @@ class _LayerNorm(torch.autograd.Function):
     ) -> Tensor:
         out, stats, passes = _normalise(x, weight, bias, words, steps, eps, relu, True)
         ctx.save_for_backward(x, weight, stats, passes)
-        ctx.options = (_scale(steps), eps)
+        ctx.options = (_scale(steps), relu, eps)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight, stats, passes = ctx.saved_tensors
-        scale, eps = ctx.options
+        scale, relu, eps = ctx.options
         if torch.is_grad_enabled() or not is_plain(grad):  # a gradient of the gradient is wanted
-            grads = _differentiable_backward(grad, x, weight, passes, scale, eps)
+            grad = grad if passes is None else _passed(grad, passes, scale, relu)
+            grads = _differentiable_backward(grad, x, weight, eps)
         else:
             need_x = ctx.needs_input_grad[0]
-            grads = _backward(grad, x, weight, stats, passes, scale, need_x)
+            grads = _backward(grad, x, weight, stats, passes, scale, relu, need_x)
         wanted = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
         return *wanted, None, None, None, None
 
@@ -224,6 +232,7 @@ def _backward(
     stats: Tensor,
     passes: Tensor | None,
     scale: float,
+    relu: bool,
     need_x: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     rows, ldx = cpu.rows(x.reshape(-1, x.size(-1)))
@@ -232,19 +241,22 @@ def _backward(
     grad_weight, grad_bias = x.new_empty(x.size(-1)), x.new_empty(x.size(-1))
     assert cpu.kernels is not None
     cpu.kernels.layer_norm_backward(
-        cpu.DTYPES[x.dtype], rows.size(0), rows.size(1), rows.data_ptr(), ldx, cpu.address(weight),
-        stats.data_ptr(), cpu.address(passes), scale, grad.data_ptr(), ldg, cpu.address(grad_x),
-        grad_weight.data_ptr(), grad_bias.data_ptr(), cpu.threads(),
+        cpu.DTYPES[x.dtype], relu, rows.size(0), rows.size(1), rows.data_ptr(), ldx,
+        cpu.address(weight), stats.data_ptr(), cpu.address(passes), scale, grad.data_ptr(), ldg,
+        cpu.address(grad_x), grad_weight.data_ptr(), grad_bias.data_ptr(), cpu.threads(),
     )  # fmt: skip
     return grad_x, grad_weight, grad_bias
 
 
+def _passed(grad: Tensor, passes: Tensor, scale: float, relu: bool) -> Tensor:
+    """What ReLU stops is zero whatever the gradient is; what dropout stops is a product."""
+    return torch.where(passes != 0, grad * scale, 0) if relu else grad * passes * scale
+
+
 def _differentiable_backward(
-    grad: Tensor, x: Tensor, weight: Tensor | None, passes: Tensor | None, scale: float, eps: float
+    grad: Tensor, x: Tensor, weight: Tensor | None, eps: float
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """The same in torch's ops, from ``x`` instead of the statistics, which carry no gradient."""
-    if passes is not None:
-        grad = grad * passes * scale
     centred = x - x.mean(-1, keepdim=True)
     inverse = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
     xhat = centred * inverse
@@ -262,19 +274,19 @@ class _Drop(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, words: Tensor, steps: int, relu: bool) -> Tensor:
         out, passes = _drop(x, words, steps, relu, True)
         ctx.save_for_backward(passes)
-        ctx.scale = _scale(steps)
+        ctx.scale, ctx.relu = _scale(steps), relu
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (passes,) = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_plain(grad):
-            return grad * passes * ctx.scale, None, None, None
+            return _passed(grad, passes, ctx.scale, ctx.relu), None, None, None
         grad = grad.contiguous()
         out = cpu.empty(grad, grad.shape)
         assert cpu.kernels is not None
         cpu.kernels.drop_backward(
-            cpu.DTYPES[grad.dtype], grad.numel(), grad.data_ptr(), passes.data_ptr(), ctx.scale,
-            out.data_ptr(), cpu.threads(),
+            cpu.DTYPES[grad.dtype], ctx.relu, grad.numel(), grad.data_ptr(), passes.data_ptr(),
+            ctx.scale, out.data_ptr(), cpu.threads(),
         )  # fmt: skip
         return out, None, None, None

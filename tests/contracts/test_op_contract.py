@@ -227,6 +227,20 @@ def test_a_second_derivative_is_refused_not_wrong(case):
         sum(g.square().sum() for g in first).backward()
 
 
+@NATIVE
+@pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_by_jit_it_computes_from_its_inputs(case):
+    csr = random_graph(6, 6, 14, seed=3).csr()
+
+    def function(*inputs):
+        return case.call(csr, *inputs)
+
+    traced = torch.jit.trace(function, case.make(csr, 5), check_trace=False)
+    others = case.make(csr, 6)
+    close(traced(*others), function(*others))
+
+
 def test_every_custom_op_has_a_case():
     names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names()}
     assert {name for name in names if name.startswith("graphkit::")} == COVERS

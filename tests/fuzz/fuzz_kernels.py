@@ -140,6 +140,20 @@ def fuzz_batch_norm(s: Source) -> None:
         torch.autograd.grad(out, x, torch.randn_like(out))
 
 
+def fuzz_layer_norm(s: Source) -> None:
+    rows, width, dtype = s.size() * s.random.choice([1, 40]), s.width(), s.random.choice(DTYPES[:2])
+    x = leaf(s, s.features(rows, width, dtype))
+    weight, bias = (torch.randn(width, dtype=dtype) if s.chance(0.5) else None for _ in "wb")
+    p, relu = s.random.choice([0.0, 0.3]), s.chance(0.5)
+    if s.chance(0.3):  # a single row that ends anywhere
+        x, weight, bias = x.reshape(-1), None, None
+    out = ops.dropout(x, p, relu=relu)
+    if x.numel() and s.chance(0.7):
+        out = ops.layer_norm(x, weight, bias, p=p, relu=relu)
+    if out.requires_grad:
+        torch.autograd.grad(out, x, torch.randn_like(out))
+
+
 def fuzz_sort(s: Source) -> None:
     csr = s.graph()
     edge_index = torch.randint(-1, 30, (2, s.size()), generator=s.torch)

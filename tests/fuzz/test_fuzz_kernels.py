@@ -6,7 +6,7 @@ import torch
 
 from graphkit.ops import cpu
 
-NO_INDICES = ("batch_norm", "linear", "kept_memory")
+NO_INDICES = ("batch_norm", "layer_norm", "linear", "kept_memory")
 
 
 @pytest.mark.skipif(cpu.kernels is None, reason="needs the compiled kernels")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
+from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from graphkit.nn import OGBGINConv, VirtualNode, batch_segments
+from graphkit.nn.dropout import Dropout
 from graphkit.nn.mpnn_layer import Edges, MPNNLayer
-from graphkit.nn.norm_act import chain, norm_act
+from graphkit.nn.norm_act import chain, norm_act, run_layers
 from graphkit.ops import CSR
 
 
@@ -176,3 +181,120 @@ def test_virtual_node_equals_its_modules(mode: str) -> None:
     h = torch.randn(5, 4, dtype=torch.float64)
     outs = [vn.update(0, h, vn.initial(3), segments) for vn in (ours, theirs)]
     assert_same_step(ours, theirs, *outs)
+
+
+class Tripled(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return 3 * super().forward(input)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(70, 70),
+    "norm": lambda: nn.LayerNorm(70),
+    "bare norm": lambda: nn.LayerNorm(70, eps=0.1, elementwise_affine=False),
+    "outer norm": lambda: nn.LayerNorm((80, 70)),  # not of single rows
+    "batch norm": lambda: nn.BatchNorm1d(70),
+    "dropout": lambda: Dropout(0.3),
+    "resting dropout": lambda: Dropout(0.3).eval(),
+    "torch's dropout": lambda: nn.Dropout(0.3),
+    "relu": nn.ReLU,
+    "subclass": Tripled,
+    "identity": nn.Identity,
+}
+IN_PLACE: dict[str, Callable[[], nn.Module]] = {
+    "dropout in place": lambda: Dropout(0.3, inplace=True),
+    "relu in place": lambda: nn.ReLU(inplace=True),
+}
+
+
+def assert_same_layers(*names: str) -> None:
+    """The same values, gradients and dropped elements for one seed, run at once or one by one."""
+    torch.manual_seed(1)
+    layers = nn.Sequential(*({**LAYERS, **IN_PLACE}[name]() for name in names)).double()
+    for part in layers:
+        for parameter in part.parameters():
+            nn.init.normal_(parameter)
+    x, grad = torch.randn(2, 80, 70, dtype=torch.float64)
+    x.requires_grad_()
+    found = []
+    for model in (layers, hooked(layers)):
+        torch.manual_seed(2)
+        out = run_layers(model, x * 1.0)
+        wanted = [x, *model.parameters()]
+        found.append([out, *torch.autograd.grad(out, wanted, grad)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(
+            ours, theirs, rtol=1e-9, atol=1e-9, msg=lambda m: f"{names}: {m}"
+        )
+
+
+@pytest.mark.parametrize("first", LAYERS)
+def test_layers_in_any_order_equal_one_by_one(first: str) -> None:
+    for second, third in itertools.product(LAYERS, ("norm", "dropout", "relu", "linear")):
+        assert_same_layers(first, second, third)
+
+
+@pytest.mark.parametrize("first", ["norm", "batch norm", "dropout", "linear"])
+def test_layers_in_place_equal_one_by_one(first: str) -> None:
+    assert_same_layers(first, "relu in place")
+    assert_same_layers(first, "dropout in place")
+    assert_same_layers(first, "dropout in place", "linear", "norm", "dropout", "relu in place")
+
+
+def test_norm_dropout_and_relu_run_as_one() -> None:
+    x = torch.randn(80, 70)
+    for names in (["norm", "dropout", "relu"], ["norm", "identity", "relu"], ["dropout", "relu"]):
+        layers = nn.Sequential(*(LAYERS[name]() for name in names))
+        with contextlib.ExitStack() as stack:
+            for part in layers:
+                stack.enter_context(patch.object(type(part), "forward", side_effect=AssertionError))
+            assert chain(layers, x).min() == 0
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_hooks_of_norm_dropout_and_relu_run(which: int) -> None:
+    layers = nn.Sequential(nn.LayerNorm(70), nn.Identity(), Dropout(0.3), nn.ReLU())
+    x, seen = torch.randn(80, 70), []
+    torch.manual_seed(3)
+    wanted = chain(layers, x)
+    layers[which].register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    torch.manual_seed(3)
+    torch.testing.assert_close(chain(layers, x), wanted)
+    (value,) = seen
+    assert bool((value < 0).any()) == (which < 3)
+    assert bool((value == 0).any()) == (which > 1)
+
+
+def test_chain_calls_a_hooked_or_other_container_as_it_is() -> None:
+    seen: list[Tensor] = []
+    layers = nn.Sequential(nn.LayerNorm(7), nn.ReLU())
+    layers.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    out = chain(layers, torch.randn(5, 7))
+    assert seen[0] is out
+    x = torch.randn(5, 7)
+    assert chain(nn.Identity(), x) is x
+    assert chain(nn.Sequential(nn.Identity()), x) is x
+    assert run_layers([], x) is x
+
+
+def test_layers_compile_whole() -> None:
+    layers = nn.Sequential(nn.Linear(7, 7), nn.LayerNorm(7), Dropout(0.3), nn.ReLU()).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: chain(layers, x), fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, 7)
+    torch.testing.assert_close(compiled(x), layers(x))
+
+
+def test_layers_export_for_any_number_of_rows() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.LayerNorm(70), Dropout(0.3), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return chain(self.layers, x)
+
+    x = torch.randn(60, 70)
+    rows = {"x": {0: torch.export.Dim("rows")}}
+    exported = torch.export.export(Model().train(), (x,), dynamic_shapes=rows).module()
+    assert exported(x[:3]).shape == (3, 70)

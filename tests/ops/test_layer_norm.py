@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from graphkit import ops
 from graphkit.ops import cpu
@@ -257,3 +258,161 @@ def test_nan_and_infinity_are_not_hidden() -> None:
     assert out[4].isnan().any()
     assert not bool(out[5:].isnan().any())
     assert ops.dropout(torch.full((100, 80), torch.nan), 0.5, relu=True).isnan().all()
+
+
+def test_the_default_device_does_not_matter() -> None:
+    x, weight, bias, grad = case(90, 70)
+
+    def function(*inputs: Tensor) -> Tensor:
+        torch.manual_seed(5)
+        return ops.dropout(ops.layer_norm(*inputs, p=0.3, relu=True), 0.3)
+
+    wanted = gradients(function, [x, weight, bias], grad)
+    with torch.device("meta"):  # for new tensors; a GPU's addresses would end the process
+        ours = gradients(function, [x, weight, bias], grad)
+    assert all(torch.equal(a, b) for a, b in zip(ours, wanted, strict=True))
+
+
+@needs_kernels
+def test_every_instruction_set_gives_the_same_to_rounding() -> None:
+    x, weight, bias, grad = case(130, 77)
+    keep, before = kept_by(x, 0.3, 4), cpu.kernels.isa()
+    wanted = gradients(lambda *t: theirs(*t, keep, p=0.3, relu=True), [x, weight, bias], grad)
+    alone = torch.relu(x * keep / (1 - round(0.3 * 65536) / 65536))
+    try:
+        for isa in cpu.kernels.isas():
+            cpu.kernels.use_isa(isa)
+            torch.manual_seed(4)
+            ours = gradients(
+                lambda *t: ops.layer_norm(*t, p=0.3, relu=True), [x, weight, bias], grad
+            )
+            assert_near(ours, wanted, 1e-12)
+            torch.manual_seed(4)
+            assert_near([ops.dropout(x, 0.3, relu=True)], [alone], 1e-15)
+    finally:
+        cpu.kernels.use_isa(before)
+
+
+def test_second_derivatives_see_what_was_dropped() -> None:
+    x, weight, bias, _ = case(70, 60)
+    inputs = [t.requires_grad_() for t in (x, weight, bias)]
+    keep = kept_by(x, 0.4, 7)
+    torch.manual_seed(7)
+    ours = ops.layer_norm(*inputs, p=0.4, relu=True)
+    found = []
+    for out in (ours, theirs(*inputs, keep, p=0.4, relu=True)):
+        first = torch.autograd.grad(out.pow(3).sum(), inputs, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), inputs))
+    assert_near(list(found[0]), list(found[1]), 1e-10)
+
+
+def test_large_results_in_kept_memory() -> None:
+    x, weight, bias, grad = case(1100, 1000)  # 8.8 MB each
+    keep = kept_by(x, 0.3, 8)
+    wanted = gradients(lambda *t: theirs(*t, keep, p=0.3, relu=True), [x, weight, bias], grad)
+    for _ in range(2):  # the second time in the memory of the first
+        torch.manual_seed(8)
+        ours = gradients(lambda *t: ops.layer_norm(*t, p=0.3, relu=True), [x, weight, bias], grad)
+        assert_near(ours, wanted, 1e-11)
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-7, 1.0 - 1e-7, 1.0])
+def test_probabilities_that_drop_nothing_or_everything(p: float) -> None:
+    x, weight, bias, grad = case(80, 70)
+    ours = gradients(lambda *t: ops.layer_norm(*t, p=p, relu=True), [x, weight, bias], grad)
+    wanted = gradients(
+        lambda *t: torch.relu(F.dropout(F.layer_norm(t[0], (70,), *t[1:]), round(p))),
+        [x, weight, bias], grad,
+    )  # fmt: skip
+    assert_near(ours, wanted, 1e-5)
+
+
+def test_refusals_are_those_of_torch() -> None:
+    x = torch.ones(80, 70)
+    for p in (-0.5, 1.5):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            ops.dropout(x, p)
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            ops.layer_norm(x, None, None, p=p)
+    for whole in (torch.ones(10, dtype=torch.int64), torch.ones(80, 70, dtype=torch.int64)):
+        with pytest.raises(RuntimeError, match="can't be cast"):
+            ops.dropout(whole, 0.5)  # at any size
+    for weight in (torch.ones(69), torch.ones(70, 1)):
+        with pytest.raises(RuntimeError, match="weight"):
+            ops.layer_norm(x, weight, None)
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        ops.layer_norm(torch.tensor(1.0), None, None)
+    leaf = x.clone().requires_grad_()
+    changed = leaf * 1
+    out = ops.layer_norm(changed, None, None)
+    changed.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_sparse_features_are_dropped_as_dense_ones_are() -> None:
+    x = torch.randn(80, 70)
+    torch.manual_seed(2)
+    ours = ops.dropout(x.to_sparse(), 0.5)
+    torch.manual_seed(2)
+    assert torch.equal(ours.to_dense(), ops.dropout(x, 0.5))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_transforms_and_compilers_see_torch(p: float) -> None:
+    x = torch.randn(3, 80, 70)
+
+    def function(x: Tensor) -> Tensor:
+        return ops.layer_norm(x, None, None, p=p, relu=True)
+
+    several = torch.vmap(function, randomness="different")(x)
+    _, tangent = torch.func.jvp(function, (x,), (x,))
+    assert several.shape == tangent.shape == x.shape
+    if not p:
+        torch.testing.assert_close(several, function(x))
+    assert function(x.to("meta")).is_meta
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
+    for rows in (20, 200):  # fewer and more elements than torch's own dropout gets
+        assert compiled(x[0].repeat(3, 1)[:rows]).shape == (rows, 70)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_drops_the_same_again(reentrant: bool) -> None:
+    x, weight, bias, grad = case(80, 70)
+
+    def function(*inputs: Tensor) -> Tensor:
+        return ops.dropout(ops.layer_norm(*inputs, p=0.4, relu=True), 0.2)
+
+    torch.manual_seed(3)
+    wanted = gradients(function, [x, weight, bias], grad)
+    torch.manual_seed(3)
+    ours = gradients(
+        lambda *t: checkpoint(function, *t, use_reentrant=reentrant), [x, weight, bias], grad
+    )
+    assert all(torch.equal(a, b) for a, b in zip(ours, wanted, strict=True))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_relu_stops_an_infinite_gradient_and_dropout_multiplies_it(
+    p: float, create_graph: bool
+) -> None:
+    x = torch.randn(80, 70, dtype=torch.float64, requires_grad=True)
+    out = ops.layer_norm(x, None, None, p=p, relu=True)
+    grad = torch.where(out == 0, torch.inf, 1.0)
+    assert bool(torch.autograd.grad(out, x, grad, create_graph=create_graph)[0].isfinite().all())
+    out = ops.dropout(x, 0.5, relu=True)
+    grad = torch.where(out == 0, torch.inf, 1.0)
+    assert bool(torch.autograd.grad(out, x, grad, create_graph=create_graph)[0].isfinite().all())
+    out = ops.dropout(x, 0.5)
+    grad = torch.where(out == 0, torch.inf, 1.0)
+    (found,) = torch.autograd.grad(out, x, grad, create_graph=create_graph)
+    assert torch.equal(found.isnan(), out == 0)

@@ -35,8 +35,9 @@ def wheel_without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     tools = Path(sys.executable).parent
     # Neither a compiler of that name nor one on the path: cmake and ninja come with the venv.
+    chosen = ("CC", "CXX", "CMAKE", "GRAPHKIT_ISAS")
     environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("CC", "CXX", "CMAKE"))},
+        **{k: v for k, v in os.environ.items() if not k.startswith(chosen)},
         "CC": "/nonexistent/cc",
         "CXX": "/nonexistent/c++",
         "PATH": str(tools),
@@ -94,6 +95,15 @@ def test_the_wheel_ships_every_card_recipe_and_embedded_set(wheel_without_compil
         wanted |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "graphkit").rglob(pattern)}
     assert wanted - names == set()
     assert not [n for n in names if n.startswith(("tests/", "docs/")) or n.endswith((".cpp", ".h"))]
+
+
+@pytest.mark.slow
+def test_a_package_serves_every_machine_whatever_the_checkout_was_built_for(
+    wheel_without_compiler: Path,
+) -> None:
+    cache = (wheel_without_compiler.parent / "build" / "CMakeCache.txt").read_text("utf-8")
+    # Said by the build itself: a default would give way to what the cache already holds.
+    assert re.search(r"^GRAPHKIT_ISAS:\w+=all$", cache, re.MULTILINE)
 
 
 def test_the_native_module_brings_no_openmp_runtime() -> None:

@@ -237,6 +237,7 @@ struct LayerNormForward {
 
 struct LayerNormBackward {
   Dtype dtype;
+  bool relu;
   int64_t num_rows, width;
   const void *x;
   int64_t ldx;

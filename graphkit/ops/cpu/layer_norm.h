@@ -37,6 +37,19 @@ GRAPHKIT_INLINE void drop_and_rectify(const C *__restrict z, const C *__restrict
     passes[f] = uint8_t(!(relu && z[f] <= C(0))) & uint8_t(!drop || factors[f] != C(0));
 }
 
+// As in torch, what ReLU stops is zero whatever the gradient is; what dropout stops is a product.
+template <class C>
+GRAPHKIT_INLINE void pass_gradient(const C *__restrict grad, const uint8_t *__restrict passes,
+                                   C scale, bool relu, int64_t count, C *__restrict to) {
+  if (relu) {
+#pragma GCC ivdep
+    for (int64_t f = 0; f < count; ++f) to[f] = passes[f] ? grad[f] * scale : C(0);
+  } else {
+#pragma GCC ivdep
+    for (int64_t f = 0; f < count; ++f) to[f] = grad[f] * (passes[f] ? scale : C(0));
+  }
+}
+
 template <class C>
 GRAPHKIT_INLINE C sum_of_lanes(const Vec<C> &v) {
   C total = C(0);
@@ -163,13 +176,8 @@ class LayerNormBackwardKernel {
     const C *__restrict x = x_ + i * a_.ldx;
     const C *__restrict g = grad_ + i * a_.ldg;
     const C mean = stats_[2 * i], inverse = stats_[2 * i + 1], scale = C(a_.scale);
-    if (passes_) {
-      const uint8_t *__restrict passes = passes_ + i * n;
-#pragma GCC ivdep
-      for (int64_t f = 0; f < n; ++f) passed[f] = g[f] * (passes[f] ? scale : C(0));
-    } else {
-      std::copy_n(g, n, passed);
-    }
+    if (passes_) pass_gradient<C>(g, passes_ + i * n, scale, a_.relu, n, passed);
+    else std::copy_n(g, n, passed);
     C *__restrict to_bias = sums + n;
 #pragma GCC ivdep
     for (int64_t f = 0; f < n; ++f) {
@@ -214,11 +222,9 @@ class DropKernel {
   void backward() {
     const C scale = C(a_.scale);
     pieces([&](int64_t begin, int64_t count) {
-      const C *__restrict grad = static_cast<const C *>(a_.x) + begin;
-      const uint8_t *__restrict passes = static_cast<const uint8_t *>(a_.passes) + begin;
-      C *__restrict to = static_cast<C *>(a_.out) + begin;
-#pragma GCC ivdep
-      for (int64_t f = 0; f < count; ++f) to[f] = grad[f] * (passes[f] ? scale : C(0));
+      pass_gradient<C>(static_cast<const C *>(a_.x) + begin,
+                       static_cast<const uint8_t *>(a_.passes) + begin, scale, a_.relu, count,
+                       static_cast<C *>(a_.out) + begin);
     });
   }
 

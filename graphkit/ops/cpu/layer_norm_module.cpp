@@ -21,12 +21,12 @@ void layer_norm_forward(int dtype, bool relu, double eps, int64_t rows, int64_t 
   active_kernels().layer_norm_forward(a);
 }
 
-void layer_norm_backward(int dtype, int64_t rows, int64_t width, Address x, int64_t ldx,
+void layer_norm_backward(int dtype, bool relu, int64_t rows, int64_t width, Address x, int64_t ldx,
                          Address weight, Address stats, Address passes, double scale, Address grad,
                          int64_t ldg, Address grad_x, Address grad_weight, Address grad_bias,
                          int threads) {
   check_real(dtype);
-  const LayerNormBackward a{Dtype(dtype), rows, width, at(x), ldx, at(weight), at(stats),
+  const LayerNormBackward a{Dtype(dtype), relu, rows, width, at(x), ldx, at(weight), at(stats),
                             at(passes), scale, at(grad), ldg, at(grad_x), at(grad_weight),
                             at(grad_bias), threads};
   nb::gil_scoped_release release;
@@ -42,10 +42,10 @@ void drop_forward(int dtype, bool relu, int64_t count, Address x, Address words,
   active_kernels().drop_forward(a);
 }
 
-void drop_backward(int dtype, int64_t count, Address grad, Address passes, double scale,
+void drop_backward(int dtype, bool relu, int64_t count, Address grad, Address passes, double scale,
                    Address grad_x, int threads) {
   check_real(dtype);
-  const Drop a{Dtype(dtype), false, count, at(grad), nullptr, 0, scale, at(grad_x), at(passes),
+  const Drop a{Dtype(dtype), relu, count, at(grad), nullptr, 0, scale, at(grad_x), at(passes),
                threads};
   nb::gil_scoped_release release;
   active_kernels().drop_backward(a);
