@@ -52,11 +52,11 @@ def aggregate_cpu(
     out = cpu.empty(x, (n, len(names), width))
     kept = (n, width) if keep else (0,)
     mean = cpu.empty(x, kept if "var" in names or "std" in names else (0,))
-    positions = torch.empty(0, dtype=torch.int32)
+    positions = x.new_empty(0, dtype=torch.int32)
     low = cpu.empty(positions, kept if "min" in names else (0,))
     high = cpu.empty(positions, kept if "max" in names else (0,))
     signs = keep and edge is not None and _keeps_signs(message, names, edge_is_table)
-    words = torch.empty(0, dtype=torch.int16)
+    words = x.new_empty(0, dtype=torch.int16)
     positive = cpu.empty(words, _signs_shape(col, width)) if signs else words
     if out.numel():
         assert cpu.kernels is not None

@@ -87,7 +87,7 @@ def attention(
     att = None if att is None else att.reshape(-1)
     scale = max(width, 1) ** -0.5 if scale is None else scale
     if dropout and seed is None:
-        seed = torch.randint(2**62, (1,))
+        seed = torch.randint(2**62, (1,), device="cpu")
     if backends.current(value.device) in ("reference", "torch_scatter"):
         return reference.attention(
             csr, value, dst, src, edge, score=score, heads=heads, att=att, bias=bias,
@@ -228,7 +228,7 @@ def _attention_cpu(
     """Return out and, if ``keep``, log(sum(exp(score))) per row and head."""
     n = rowptr.numel() - 1
     out = cpu.empty(value, (n, value.size(1)))
-    lse = torch.empty((n, heads) if keep else (0,), dtype=_compute(value))
+    lse = value.new_empty((n, heads) if keep else (0,), dtype=_compute(value))
     if out.numel():
         assert cpu.kernels is not None
         call = _call(value, dst, src, edge, att, bias, seed, score, heads, slope, scale, dropout)
@@ -316,7 +316,7 @@ def _attention_backward_cpu(
     forward = cpu.graph(rowptr, col, eid, value.size(0), entries, n)
     grad, out = grad.contiguous(), out.contiguous()
     delta = torch.empty_like(lse)
-    total = torch.empty(grads[4].shape, dtype=_compute(value))
+    total = value.new_empty(grads[4].shape, dtype=_compute(value))
     grad_value, grad_dst, grad_src, grad_edge, _, grad_bias = grads
     cpu.kernels.attention_backward(
         forward, cpu.graph(rowptr_t, col_t, eid_t, n, entries, value.size(0)), call.dtype,

@@ -57,8 +57,8 @@ def cooccurrence(csr: CSR, k: int, *, include_self: bool = True) -> tuple[Tensor
     right = 1 / (total + 1).sqrt()
     if backends.current(csr.col.device) != "native" or csr.col.device.type != "cpu":
         return _by_blocks(csr, back, left, right, k, include_self)
-    neighbours = torch.empty(csr.num_cols, k, dtype=torch.int64)
-    weights = torch.empty(csr.num_cols, k, dtype=torch.float64)
+    neighbours = left.new_empty(csr.num_cols, k, dtype=torch.int64)
+    weights = left.new_empty(csr.num_cols, k)
     assert cpu.kernels is not None
     cpu.kernels.cooccurrence(
         cpu.graph(csr.rowptr, csr.col, None, csr.num_cols, csr.num_entries, csr.num_rows),

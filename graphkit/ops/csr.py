@@ -226,8 +226,8 @@ def _sort_arrays(
         rowptr[1:] = torch.cumsum(counts, 0)
         return rowptr, other[perm].to(dtype), perm.to(dtype)
     key, other = key.contiguous(), other.to(key.dtype).contiguous()
-    rowptr = torch.empty(num_rows + 1, dtype=dtype)
-    col, perm = torch.empty(entries, dtype=dtype), torch.empty(entries, dtype=dtype)
+    rowptr = key.new_empty(num_rows + 1, dtype=dtype)
+    col, perm = key.new_empty(entries, dtype=dtype), key.new_empty(entries, dtype=dtype)
     cpu.kernels.sort_edges(
         key.element_size() * 8, rowptr.element_size() * 8, entries, num_rows, num_cols,
         key.data_ptr(), other.data_ptr(), rowptr.data_ptr(), col.data_ptr(), perm.data_ptr(),
@@ -261,7 +261,7 @@ def _transpose_arrays(
         rowptr_t = torch.zeros(num_cols + 1, dtype=rowptr.dtype, device=col.device)
         rowptr_t[1:] = torch.cumsum(torch.bincount(col, minlength=num_cols), 0)
         return rowptr_t, row[perm], perm.to(col.dtype) if eid is None else eid[perm]
-    rowptr_t = torch.empty(num_cols + 1, dtype=rowptr.dtype)
+    rowptr_t = rowptr.new_empty(num_cols + 1)
     col_t, eid_t = torch.empty_like(col), torch.empty_like(col)
     cpu.kernels.transpose(
         cpu.graph(rowptr, col, eid, num_cols, entries), rowptr_t.data_ptr(), col_t.data_ptr(),

@@ -56,7 +56,7 @@ def average_degrees(histogram: Tensor) -> dict[str, float]:
         raise InputError(f"histogram: holds {float(counts.min())}, wanted counts of at least 0")
     if not 0 < nodes < float("inf"):
         raise InputError(f"histogram: {nodes} nodes, wanted at least one")
-    degree = torch.arange(counts.numel(), dtype=torch.float64)
+    degree = torch.arange(counts.numel(), dtype=torch.float64, device=counts.device)
     return {
         "lin": float((counts * degree).sum()) / nodes,
         "log": float((counts * degree.log1p()).sum()) / nodes,

@@ -150,7 +150,7 @@ def _sort_levels(
     n = rowptr.numel() - 1
     if cpu.kernels is None or backends.current(col.device) != "native" or col.is_cuda:
         return _sort_levels_torch(rowptr, col, rowptr_t, col_t)
-    level, order, ptr = (torch.empty(n + more, dtype=torch.int64) for more in (0, 0, 2))
+    level, order, ptr = (col.new_empty(n + more, dtype=torch.int64) for more in (0, 0, 2))
     node, count = cpu.kernels.topological_levels(
         cpu.graph(rowptr, col, None, n, col.numel()),
         cpu.graph(rowptr_t, col_t, None, n, col.numel(), n),

@@ -111,7 +111,7 @@ class _Collected:
         self.edge.append(edge)
 
     def joined(self) -> tuple[Tensor, Tensor, Tensor]:
-        empty = [torch.empty(0, dtype=torch.int64)]
+        empty = [torch.empty(0, dtype=torch.int64, device="cpu")]
         parts = (p or empty for p in (self.row, self.col, self.edge))
         row, col, edge = (p[0] if len(p) == 1 else torch.cat(p) for p in parts)
         return row, col, edge
@@ -134,9 +134,10 @@ def _sample(
     }
     first_tree = 0
     for t, nodes in seeds.items():
-        trees = torch.arange(first_tree, first_tree + nodes.numel()) if disjoint else None
+        last_tree = first_tree + nodes.numel()
+        trees = torch.arange(first_tree, last_tree, device=nodes.device) if disjoint else None
         tables[t].insert(nodes, trees, repeat=True)
-        first_tree += nodes.numel()
+        first_tree = last_tree
     counts = {t: [len(table)] for t, table in tables.items()}
     edge_counts: dict[EdgeType, list[int]] = {et: [] for et in csrs}
     found = {et: _Collected() for et in csrs}

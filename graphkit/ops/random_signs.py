@@ -56,7 +56,7 @@ def random_signs(
     threshold = int(density * 2**31) * 2
     if cpu.kernels is None or current(ids.device) != "native" or ids.device.type != "cpu":
         return random_signs_reference(ids, first, last, threshold, seed_bits(seed))
-    out = cpu.empty(torch.empty(0), (ids.numel(), last - first))
+    out = cpu.empty(ids.new_empty(0, dtype=torch.float32), (ids.numel(), last - first))
     cpu.kernels.sign_block(
         ids.data_ptr(), ids.numel(), first, last, threshold, seed_bits(seed), out.data_ptr(),
         cpu.threads(),

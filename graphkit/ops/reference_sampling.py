@@ -232,21 +232,23 @@ class Table:
             if new:
                 self._known[pair] = position
             local.append(position)
-        return torch.tensor(local, dtype=torch.int64)
+        return torch.tensor(local, dtype=torch.int64, device="cpu")
 
     def find(self, node: Tensor, tree: Tensor | None) -> Tensor:
         """Local ids, or -1."""
         trees = [0] * node.numel() if tree is None else tree.tolist()
         pairs = zip(node.tolist(), trees, strict=True)
-        return torch.tensor([self._known.get(pair, -1) for pair in pairs], dtype=torch.int64)
+        return torch.tensor(
+            [self._known.get(pair, -1) for pair in pairs], dtype=torch.int64, device="cpu"
+        )
 
     def nodes(self, begin: int = 0) -> Tensor:
         """Global ids from local id ``begin`` on."""
-        return torch.tensor(self._nodes[begin:], dtype=torch.int64)
+        return torch.tensor(self._nodes[begin:], dtype=torch.int64, device="cpu")
 
     def trees(self, begin: int = 0) -> Tensor:
         """Trees from local id ``begin`` on."""
-        return torch.tensor(self._trees[begin:], dtype=torch.int64)
+        return torch.tensor(self._trees[begin:], dtype=torch.int64, device="cpu")
 
 
 def ego_subgraphs(csr: CSR, centres: Tensor, hops: int) -> tuple[Tensor, ...]:
@@ -279,5 +281,6 @@ def ego_subgraphs(csr: CSR, centres: Tensor, hops: int) -> tuple[Tensor, ...]:
         ptr.append(len(node))
         edge_ptr.append(len(edge))
     return tuple(
-        torch.tensor(v, dtype=torch.int64) for v in (node, ptr, row, target, edge, edge_ptr)
+        torch.tensor(v, dtype=torch.int64, device="cpu")
+        for v in (node, ptr, row, target, edge, edge_ptr)
     )

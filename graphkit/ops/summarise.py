@@ -197,7 +197,7 @@ def _check_rows(rowptr: Tensor, col: Tensor) -> None:
     degree = rowptr[1:] - rowptr[:-1]
     good = int(rowptr[0]) == 0 and int(rowptr[-1]) == len(col) and bool((degree >= 0).all())
     if good:
-        row, other = torch.arange(n).repeat_interleave(degree), col.long()
+        row, other = torch.arange(n, device=col.device).repeat_interleave(degree), col.long()
         good = bool(((other >= 0) & (other < n) & (other != row)).all())
         key = row * n + other
         good = good and bool((key[1:] > key[:-1]).all())
@@ -275,11 +275,11 @@ def merged_of(state: Summarising) -> Merged:
     owner = torch.from_numpy(state.owners())
     a, b, weight, joined = torch.from_numpy(state.blocks())
     kept = joined.bool()
-    first = torch.full((len(owner),), len(owner))
-    first.scatter_reduce_(0, owner, torch.arange(len(owner)), "amin")
+    first = torch.full_like(owner, len(owner))
+    first.scatter_reduce_(0, owner, torch.arange(len(owner), device=owner.device), "amin")
     roots = torch.unique(owner)
-    number = torch.empty(len(owner), dtype=torch.int64)
-    number[roots[first[roots].argsort()]] = torch.arange(len(roots))
+    number = torch.empty_like(owner)
+    number[roots[first[roots].argsort()]] = torch.arange(len(roots), device=owner.device)
     ends = torch.stack([number[a[kept]], number[b[kept]]])
     ends = torch.stack([ends.amax(0), ends.amin(0)])
     order = (ends[0] * len(roots) + ends[1]).argsort()

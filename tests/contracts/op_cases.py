@@ -114,7 +114,7 @@ def lookup_of(csr: CSR) -> Tensor:
     """Edge rows of a table, kept with the graph so that equal calls share one tensor."""
     kept = csr.derived.get("test lookup")
     if kept is None:
-        kept = torch.arange(csr.num_entries) * 7 % TABLE_ROWS
+        kept = torch.arange(csr.num_entries, device=csr.col.device) * 7 % TABLE_ROWS
         csr.derived["test lookup"] = kept
     assert isinstance(kept, Tensor)
     return kept
