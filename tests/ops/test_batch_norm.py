@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
+from norm_cases import assert_near, needs_kernels
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from graphkit import ops
 from graphkit.ops import cpu
 
-needs_kernels = pytest.mark.skipif(cpu.kernels is None, reason="no native kernels")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def theirs(x, weight, bias, mean, var, *, training, momentum=0.1, eps=1e-5, relu=False):
@@ -44,12 +35,6 @@ def case(rows: int, width: int, dtype: torch.dtype = torch.float64) -> tuple[Ten
     x = torch.randn(rows, width, dtype=dtype) * 2 + 1
     weight, bias = torch.randn(width, dtype=dtype), torch.randn(width, dtype=dtype)
     return x, weight, bias, torch.randn(rows, width, dtype=dtype)
-
-
-def assert_near(ours: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(ours, wanted, strict=True):
-        assert a.shape == b.shape
-        assert (a.double() - b.double()).abs().max() <= tolerance * (1 + b.abs().max().double())
 
 
 @pytest.mark.parametrize("relu", [False, True])

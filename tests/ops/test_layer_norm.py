@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
+from norm_cases import assert_near, needs_kernels
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
@@ -15,16 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from graphkit import ops
 from graphkit.ops import cpu
 
-needs_kernels = pytest.mark.skipif(cpu.kernels is None, reason="no native kernels")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def case(*shape: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -54,12 +45,6 @@ def kept_by(x: Tensor, p: float, seed: int) -> Tensor:
     """What dropout keeps after this seed."""
     torch.manual_seed(seed)
     return ops.dropout(torch.ones_like(x), p) > 0
-
-
-def assert_near(ours: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(ours, wanted, strict=True):
-        assert a.shape == b.shape
-        assert (a.double() - b.double()).abs().max() <= tolerance * (1 + b.abs().max().double())
 
 
 @pytest.mark.parametrize("relu", [False, True])
