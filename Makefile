@@ -59,8 +59,13 @@ $(bin)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
+# Other kernels asked for than last time: install anew.
+$(VENV)/.isas-%: | $(bin)/python
+	@rm -f $(VENV)/.isas-*
+	@touch $@
+
 # The build tools live in the environment, so that after a change only what changed is compiled.
-$(VENV)/.installed: $(built) | $(bin)/python
+$(VENV)/.installed: $(built) $(VENV)/.isas-$(ISAS) | $(bin)/python
 	@echo "installing graphkit and what it needs into $(VENV); the first time takes minutes"
 	@$(install) scikit-build-core nanobind cmake ninja
 	@GRAPHKIT_ISAS=$(ISAS) $(install) --no-build-isolation --editable .

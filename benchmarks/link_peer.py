@@ -15,7 +15,7 @@ from graphkit.models import NCN
 
 
 class KeySearchNCNC(nn.Module):
-    """Depth 1, one layer of puregcn, no dropout."""
+    """Depth 1, one layer of puregcn, no dropout. Takes the model over: give it a copy."""
 
     def __init__(self, model: NCN) -> None:
         super().__init__()

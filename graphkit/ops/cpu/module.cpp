@@ -38,15 +38,15 @@ std::vector<const Kernels *> supported() {
   std::vector<const Kernels *> found{&kernels_baseline};
 #ifdef GRAPHKIT_X86
   __builtin_cpu_init();
-#endif
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return found;
 #ifdef GRAPHKIT_AVX2
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back(&kernels_avx2);
+  found.push_back(&kernels_avx2);
 #endif
 #ifdef GRAPHKIT_AVX512
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     found.push_back(&kernels_avx512);
+#endif
 #endif
   return found;
 }
