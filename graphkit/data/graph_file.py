@@ -6,7 +6,10 @@ neighbour in its place. Beside the graph itself only one piece of the file is in
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from graphkit.errors import DatasetNotFoundError, InputError
+from graphkit.errors import CorruptFileError, DatasetNotFoundError, InputError
 from graphkit.ops import CSR
 
 Ints = npt.NDArray[np.int64]
 _LINES = 1 << 20  # of one piece
 _TEXT = (".txt", ".tsv", ".edges", ".edgelist", ".csv")
+_NETWORKX = (".graphml", ".gml")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # more digits may not fit an int64
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class GraphFile:
 
     Attributes:
         csr: row ``u`` holds the neighbours of node ``u``, ascending, each once, without loops.
-        ids: int64 ``[n]``, ascending: which id of the file each node is.
+        ids: int64 ``[n]``, ascending: which id of the file each node is. Rows of a matrix, and the
+            nodes of a GraphML file whose names are not all whole numbers, count from 0 in order.
     """
 
     csr: CSR
@@ -50,8 +56,8 @@ def read_graph_file(
     Args:
         path: ``.txt``, ``.tsv``, ``.edges``: two whole numbers per line, ``#`` starts a comment
             (the SNAP collection); ``.csv`` and ``.parquet``: a table of edges with a
-            header; each of the text forms may end in ``.gz``; ``.npz``: a scipy sparse matrix;
-            ``.graphml``, ``.gml``: networkx.
+            header; ``.npz``: a scipy sparse matrix, whose values other than 0 are edges;
+            ``.graphml``, ``.gml``: networkx. All but Parquet and matrices may end in ``.gz``.
         undirected: an edge counts in both directions.
         columns: the two columns of a table; by default its first two.
         progress: called with the number of edges read so far, in both passes.
@@ -59,7 +65,8 @@ def read_graph_file(
     Raises:
         DatasetNotFoundError: there is no such file.
         InputError: another kind of file, a column that is not there, or ids that are not whole
-            numbers.
+            numbers of 64 bits.
+        CorruptFileError: a file that is damaged or cut off.
 
     Example:
         >>> import pathlib, tempfile
@@ -72,28 +79,59 @@ def read_graph_file(
     file = Path(path)
     if not file.is_file():
         raise DatasetNotFoundError(f"path: {file}, no such file")
-    suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+    suffix, inner = file.suffix, file.with_suffix("").suffix
+    if suffix == ".gz" and inner in (*_TEXT, *_NETWORKX):
+        suffix = inner
+    if columns is not None and (len(columns) != 2 or suffix not in (".csv", ".parquet")):
+        raise InputError(
+            f"columns: {columns!r} for {file.name}, wanted two names of columns of a .csv or "
+            ".parquet"
+        )
     if suffix in _TEXT or suffix == ".parquet":
         tell = progress or (lambda count: None)
         return _two_passes(lambda: _pieces(file, suffix, columns), undirected, tell)
-    if suffix == ".npz":
-        from scipy.sparse import load_npz
+    if suffix == ".npz" or suffix in _NETWORKX:
+        try:
+            return (_of_matrix if suffix == ".npz" else _of_networkx)(file, suffix, undirected)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # damaged files have many kinds of errors
+            said = str(error).partition("\n")[0][:200]
+            raise CorruptFileError(f"{file}: damaged, or no graph as {suffix} ({said})") from None
+    known = ", ".join((*_TEXT, ".parquet", ".npz", *_NETWORKX))
+    raise InputError(
+        f"path: {file.name}, wanted a file of edges: {known} (with .gz too, but for .parquet and "
+        ".npz)"
+    )
 
-        matrix = load_npz(file).tocoo()
-        if matrix.shape[0] != matrix.shape[1]:
-            raise InputError(f"{file}: {matrix.shape}, wanted a square matrix")
-        edges = np.stack([matrix.row, matrix.col]).astype(np.int64)
-        return _of_edges(edges, np.arange(matrix.shape[0]), undirected)
-    if suffix in (".graphml", ".gml"):
-        import networkx
 
-        graph = (networkx.read_graphml if suffix == ".graphml" else networkx.read_gml)(file)
-        place = {node: i for i, node in enumerate(graph.nodes)}
-        pairs = [(place[u], place[v]) for u, v in graph.edges()]
-        edges = np.asarray(pairs, dtype=np.int64).reshape(-1, 2).T
-        return _of_edges(edges, np.arange(len(place)), undirected or not graph.is_directed())
-    known = ", ".join((*_TEXT, ".parquet", ".npz", ".graphml", ".gml"))
-    raise InputError(f"path: {file.name}, wanted a file of edges: {known} (text also with .gz)")
+def _of_matrix(file: Path, _: str, undirected: bool) -> GraphFile:
+    from scipy.sparse import load_npz
+
+    matrix = load_npz(file).tocoo()
+    if matrix.shape[0] != matrix.shape[1]:
+        raise InputError(f"{file}: {matrix.shape}, wanted a square matrix")
+    matrix.eliminate_zeros()  # a value that is stored, but 0, is no edge
+    edges = np.stack([matrix.row, matrix.col]).astype(np.int64)
+    return _of_edges(edges, np.arange(matrix.shape[0]), undirected)
+
+
+def _of_networkx(file: Path, suffix: str, undirected: bool) -> GraphFile:
+    import networkx
+
+    # A GML node has a number always and a label sometimes.
+    gml = suffix == ".gml"
+    graph = networkx.read_gml(file, label="id") if gml else networkx.read_graphml(file)
+    names = [str(name) for name in graph.nodes]
+    if all(_WHOLE.fullmatch(name) for name in names) and len({int(n) for n in names}) == len(names):
+        ids = np.sort(np.asarray([int(name) for name in names], dtype=np.int64))
+        place = {node: int(np.searchsorted(ids, int(node))) for node in graph.nodes}
+    else:
+        ids = np.arange(len(names))
+        place = {node: number for number, node in enumerate(graph.nodes)}
+    pairs = [(place[u], place[v]) for u, v in graph.edges()]
+    edges = np.asarray(pairs, dtype=np.int64).reshape(-1, 2).T
+    return _of_edges(edges, ids, undirected or not graph.is_directed())
 
 
 def _pieces(file: Path, suffix: str, columns: tuple[str, str] | None) -> Iterator[Ints]:
@@ -119,17 +157,24 @@ def _pieces(file: Path, suffix: str, columns: tuple[str, str] | None) -> Iterato
         raise
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError(f"{file}: wanted two whole numbers per line; {error}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorruptFileError(f"{file}: damaged or cut off ({error})") from None
 
 
 def _parquet_pieces(file: Path, columns: tuple[str, str] | None) -> Iterator[Ints]:
     try:
+        from pyarrow.lib import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise InputError(
             f"{file}: Parquet needs pyarrow; pip install 'graphkit[parquet]'"
         ) from None
-    for batch in ParquetFile(file).iter_batches(batch_size=_LINES):
-        yield _ids(file, _two_columns(file, batch.to_pandas(), columns))
+    try:
+        with ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=_LINES):
+                yield _ids(file, _two_columns(file, batch.to_pandas(), columns))
+    except (ArrowException, OSError) as error:
+        raise CorruptFileError(f"{file}: damaged, or no Parquet file ({error})") from None
 
 
 def _two_columns(file: Path, piece: Any, columns: tuple[str, str] | None) -> Any:
@@ -144,10 +189,18 @@ def _two_columns(file: Path, piece: Any, columns: tuple[str, str] | None) -> Any
 
 
 def _ids(file: Path, piece: Any) -> Ints:
+    if not len(piece):  # a header alone has columns of no kind
+        return np.empty((2, 0), np.int64)
     for name in piece.columns:
         if piece[name].dtype.kind not in "iu":
             raise InputError(
                 f"{file}: column {name!r} holds {piece[name].dtype}, wanted whole numbers as ids"
+            )
+        if piece[name].hasnans:
+            raise InputError(f"{file}: column {name!r} leaves values out, wanted an id in each row")
+        if piece[name].dtype.kind == "u" and int(piece[name].max()) > np.iinfo(np.int64).max:
+            raise InputError(
+                f"{file}: column {name!r} holds {int(piece[name].max())}, wanted ids below 2^63"
             )
     pair: Ints = piece.to_numpy(dtype=np.int64).T
     return pair

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 
 from graphkit.data import graph_file, read_graph_file
-from graphkit.errors import DatasetNotFoundError, InputError
+from graphkit.errors import CorruptFileError, DatasetNotFoundError, InputError
 
 RNG = np.random.default_rng(0)
 NAMES = np.sort(RNG.choice(10_000, 60, replace=False))
@@ -85,6 +85,30 @@ def test_matrices_and_networkx_files(tmp_path: Path) -> None:
         assert read.degree.tolist() == ones.sum(1).tolist()
 
 
+def test_a_value_of_zero_is_no_edge(tmp_path: Path) -> None:
+    values, places = np.array([1.0, 0.0]), (np.array([0, 0]), np.array([1, 2]))
+    scipy.sparse.save_npz(tmp_path / "m.npz", scipy.sparse.csr_array((values, places), (3, 3)))
+    assert read_graph_file(tmp_path / "m.npz").csr.degree.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("suffix", [".graphml", ".gml", ".graphml.gz"])
+def test_nodes_of_networkx_files_keep_their_numbers(tmp_path: Path, suffix: str) -> None:
+    graph = networkx.Graph([(100, 7), (7, 55)])
+    path = tmp_path / f"g{suffix}"
+    if suffix == ".gml":  # numbers without labels, as many files have them
+        nodes = "".join(f"node [ id {v} ]\n" for v in graph)
+        edges = "".join(f"edge [ source {u} target {v} ]\n" for u, v in graph.edges)
+        path.write_text(f"graph [\n{nodes}{edges}]\n", encoding="ascii")
+    else:
+        networkx.write_graphml(graph, path)
+    assert found(path, True) == {7: [55, 100], 55: [7], 100: [7]}
+
+
+def test_nodes_with_names_are_counted(tmp_path: Path) -> None:
+    networkx.write_graphml(networkx.Graph([("b", "a"), ("a", "7")]), tmp_path / "g.graphml")
+    assert found(tmp_path / "g.graphml", True) == {0: [1], 1: [0, 2], 2: [1]}
+
+
 def test_progress_counts_both_passes(tmp_path: Path) -> None:
     seen: list[int] = []
     read_graph_file(write(tmp_path, ".txt"), progress=seen.append)
@@ -93,8 +117,68 @@ def test_progress_counts_both_passes(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_an_empty_graph(tmp_path: Path) -> None:
     (tmp_path / "g.txt").write_text("# nothing\n", encoding="ascii")
-    graph = read_graph_file(tmp_path / "g.txt")
-    assert (graph.csr.num_rows, graph.csr.num_entries) == (0, 0)
+    (tmp_path / "g.csv").write_text("from,to\n", encoding="ascii")
+    for name in ("g.txt", "g.csv"):
+        graph = read_graph_file(tmp_path / name)
+        assert (graph.csr.num_rows, graph.csr.num_entries) == (0, 0)
+
+
+def test_ids_of_all_of_64_bits_and_none_beyond(tmp_path: Path) -> None:
+    largest = 2**63 - 1
+    (tmp_path / "g.txt").write_text(f"{-largest} {largest}\n", encoding="ascii")
+    assert read_graph_file(tmp_path / "g.txt").ids.tolist() == [-largest, largest]
+    for beyond in (2**63, 2**64):  # the first of these fits an unsigned integer
+        (tmp_path / "g.txt").write_text(f"1 2\n1 {beyond}\n", encoding="ascii")
+        with pytest.raises(InputError, match="column 1 holds"):
+            read_graph_file(tmp_path / "g.txt")
+
+
+def test_ids_that_are_left_out_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    table = pd.DataFrame({"from": pd.array([1, None], dtype="Int64"), "to": [2, 3]})
+    table.to_parquet(tmp_path / "g.parquet")
+    with pytest.raises(InputError, match="'from' leaves values out"):
+        read_graph_file(tmp_path / "g.parquet")
+
+
+PACKED = gzip.compress("".join(f"{u} {v}\n" for u, v in EDGES).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("g.txt.gz", b"no gzip at all"),
+        ("g.txt.gz", PACKED[:-20]),
+        ("g.txt.gz", PACKED[:40] + b"\x00\xff\x11" + PACKED[43:]),
+        ("g.npz", b"no archive"),
+        ("g.graphml", b"<graphml"),
+        ("g.graphml.gz", b"no gzip at all"),
+        ("g.gml", b"graph [ node"),
+        ("g.parquet", b"PAR1 and no more"),
+    ],
+)
+def test_damaged_files_are_told(tmp_path: Path, name: str, content: bytes) -> None:
+    if name == "g.parquet":
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorruptFileError, match=f"{name}: damaged"):
+        read_graph_file(tmp_path / name)
+
+
+def test_other_archives_are_no_graph(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", x=np.zeros(3))
+    with pytest.raises(CorruptFileError, match="no graph as .npz"):
+        read_graph_file(tmp_path / "m.npz")
+    (tmp_path / "m.npz.gz").write_bytes(b"x")
+    with pytest.raises(InputError, match="wanted a file of edges"):
+        read_graph_file(tmp_path / "m.npz.gz")
+
+
+@pytest.mark.parametrize(("name", "columns"), [("g.txt", ("a", "b")), ("g.csv", ("a",))])
+def test_columns_that_cannot_be_chosen(tmp_path: Path, name: str, columns: tuple[str, ...]) -> None:
+    (tmp_path / name).write_text("1 2\n", encoding="ascii")
+    with pytest.raises(InputError, match="columns: .*wanted two names"):
+        read_graph_file(tmp_path / name, columns=columns)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
