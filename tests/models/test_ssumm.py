@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import tracemalloc
 
 import networkx
 import numpy as np
@@ -313,6 +315,35 @@ def test_other_files_are_refused(tmp_path):
     _, summary = fitted(n=20)
     with pytest.raises(InputError, match="ends in"):
         summary.save(tmp_path / "s.pkl")
+
+
+@pytest.mark.parametrize("suffix", ["txt", "npz", "safetensors"])
+def test_files_of_absurd_size_are_refused(tmp_path, suffix, monkeypatch):
+    _, summary = fitted(n=20)
+    file = tmp_path / f"s.{suffix}"
+    summary.save(file)
+    size = file.stat().st_size
+    if suffix == "npz":  # what it unpacks to counts too
+        size = max(size, sum(array.nbytes + 128 for array in np.load(file).values()))
+    assert SummaryGraph.load(file, max_bytes=size).num_nodes == 20
+    with pytest.raises(InputError, match=f"s.{suffix} holds .* max_bytes={size - 1}"):
+        SummaryGraph.load(file, max_bytes=size - 1)
+    monkeypatch.setitem(sys.modules["graphkit.models.ssumm.summary"]._MAX_BYTES, f".{suffix}", 9)
+    with pytest.raises(InputError, match="max_bytes=9"):
+        SummaryGraph.load(file)
+
+
+def test_text_is_read_in_no_more_memory_than_its_numbers(tmp_path):
+    count = 200_000
+    file = tmp_path / "s.txt"
+    members = "\t".join(map(str, range(count)))  # one supernode: a single long line
+    file.write_text(f"{HEAD}\n0\t{members}\n{EDGES}\n0\t0\t7\n")
+    tracemalloc.start()
+    summary = SummaryGraph.load(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (summary.num_nodes, summary.largest_weight) == (count, 7)
+    assert peak < 8 * file.stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from graphkit.models.ssumm import text_file
 from graphkit.models.ssumm.queries import SummaryQueries
 from graphkit.models.ssumm.simple_graph import simple_graph
 from graphkit.storage import atomic_write_bytes, atomic_write_text
+
+# Text takes some ten times its size to read, the other forms no more than what they hold.
+_MAX_BYTES = {".txt": 1 << 28, ".npz": 1 << 34, ".safetensors": 1 << 34}
 
 
 class SummaryGraph(SummaryQueries):
@@ -243,7 +247,11 @@ class SummaryGraph(SummaryQueries):
 
     @staticmethod
     def load(
-        path: str | os.PathLike[str], *, num_edges: int | None = None, own_ids: bool = False
+        path: str | os.PathLike[str],
+        *,
+        num_edges: int | None = None,
+        own_ids: bool = False,
+        max_bytes: int | None = None,
     ) -> SummaryGraph:
         """Read what :meth:`save`, or the program of SSumM's authors, has written.
 
@@ -252,10 +260,12 @@ class SummaryGraph(SummaryQueries):
             num_edges: of the graph, which a ``.txt`` does not tell.
             own_ids: members of a ``.txt`` are ids that may leave gaps, rather than exactly 0..n-1;
                 nodes are then numbered in ascending order of their ids.
+            max_bytes: size of the file, unpacked, at most; by default 256 MiB of ``.txt`` and 16
+                GiB of the others.
 
         Raises:
-            InputError: a file of another kind or content, members that repeat or are missing, a
-                superedge of an unknown supernode, or one with more edges than pairs.
+            InputError: a file of another kind, size or content, members that repeat or are missing,
+                a superedge of an unknown supernode, or one with more edges than pairs.
 
         Example:
             >>> import pathlib, tempfile
@@ -269,6 +279,7 @@ class SummaryGraph(SummaryQueries):
         check_suffix(file)
         if not file.is_file():
             raise InputError(f"path: {file}, no such file")
+        _check_size(file, _MAX_BYTES[file.suffix] if max_bytes is None else max_bytes)
         if file.suffix == ".txt":
             owner, super_index, weight, ids = text_file.read(file, own_ids)
             return SummaryGraph(owner, super_index, weight, num_edges=num_edges, ids=ids)
@@ -300,6 +311,18 @@ def check_suffix(file: Path) -> None:
         raise InputError(
             f"summary: {file.name}, wanted a name that ends in .txt, .npz or .safetensors"
         )
+
+
+def _check_size(file: Path, most: int) -> None:
+    size = file.stat().st_size
+    if file.suffix == ".npz" and zipfile.is_zipfile(file):
+        try:
+            with zipfile.ZipFile(file) as opened:
+                size = max(size, sum(member.file_size for member in opened.infolist()))
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise CorruptFileError(f"{file}: not a summary graph ({error})") from None
+    if size > most:
+        raise InputError(f"path: {file} holds {size:,} bytes, wanted at most max_bytes={most:,}")
 
 
 def _integers(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor
 from graphkit.errors import InputError
 
 _NODES, _EDGES = "<Subnode of each supernode>", "<Superedge info>"
+_WORD = re.compile(r"\S+")
 
 
 def write(owner: Tensor, super_index: Tensor, weight: Tensor, ids: Tensor) -> str:
@@ -31,36 +35,19 @@ def read(file: Path, own_ids: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | No
     Raises:
         InputError: names the line.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: not UTF-8 text") from None
-    if not lines or lines[0].strip() != _NODES:
-        raise InputError(f"{file}, line 1: wanted {_NODES}")
     number: dict[int, int] = {}  # of each supernode, in the order of the file
-    members: list[int] = []
-    parts: list[int] = []
-    edges: list[tuple[int, int, int]] = []
+    members, parts, edges = array("q"), array("q"), array("q")
     inside = True
-    for at, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
+    for at, line in _lines(file):
         if line.strip() == _EDGES and inside:
             inside = False
             continue
-        try:
-            if "_" in line:  # int() would read 1_0 as 10
-                raise ValueError
-            values = [int(word) for word in line.split()]
-        except ValueError:
-            raise InputError(f"{file}, line {at}: {line[:40]!r}, wanted whole numbers") from None
-        if any(abs(v) >= 2**63 for v in values):
-            raise InputError(f"{file}, line {at}: a number beyond 64 bits")
+        values = _whole_numbers(file, at, line)
         if inside:
             if values[0] in number or len(values) < 2:
                 what = "twice" if values[0] in number else "without members"
                 raise InputError(f"{file}, line {at}: supernode {values[0]} {what}")
-            parts.extend([len(number)] * (len(values) - 1))
+            parts.extend(array("q", [len(number)]) * (len(values) - 1))
             number[values[0]] = len(number)
             members.extend(values[1:])
             continue
@@ -70,10 +57,10 @@ def read(file: Path, own_ids: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | No
             if end not in number:
                 raise InputError(f"{file}, line {at}: no supernode {end}")
         a, b = number[values[0]], number[values[1]]
-        edges.append((max(a, b), min(a, b), values[2]))
+        edges.extend((max(a, b), min(a, b), values[2]))
     if inside:
         raise InputError(f"{file}: no line {_EDGES}; is it cut off?")
-    member = torch.tensor(members, dtype=torch.int64)
+    member = _tensor(members)
     ids, count = torch.unique(member, return_counts=True)
     if bool((count > 1).any()):
         raise InputError(
@@ -91,6 +78,38 @@ def read(file: Path, own_ids: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | No
             "own_ids=True takes ids with gaps"
         )
     owner = torch.empty(len(ids), dtype=torch.int64)
-    owner[torch.searchsorted(ids, member)] = torch.tensor(parts, dtype=torch.int64)
-    table = torch.tensor(edges, dtype=torch.int64).reshape(-1, 3).T.contiguous()
+    owner[torch.searchsorted(ids, member)] = _tensor(parts)
+    table = _tensor(edges).reshape(-1, 3).T.contiguous()
     return owner, table[:2], table[2], ids if own_ids else None
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, after the first, with their numbers."""
+    try:
+        with open(file, encoding="utf-8") as stream:
+            if stream.readline().strip() != _NODES:
+                raise InputError(f"{file}, line 1: wanted {_NODES}")
+            for at, line in enumerate(stream, 2):
+                if not line.isspace():
+                    yield at, line
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: not UTF-8 text") from None
+
+
+def _whole_numbers(file: Path, at: int, line: str) -> array[int]:
+    # A line may be as long as the file: its words are never all in memory.
+    words = (match[0] for match in _WORD.finditer(line))
+    try:
+        if "_" in line:  # int() would read 1_0 as 10
+            raise ValueError
+        return array("q", map(int, words))
+    except ValueError:
+        raise InputError(f"{file}, line {at}: {line[:40]!r}, wanted whole numbers") from None
+    except OverflowError:
+        raise InputError(f"{file}, line {at}: a number beyond 64 bits") from None
+
+
+def _tensor(values: array[int]) -> Tensor:
+    return (
+        torch.frombuffer(values, dtype=torch.int64) if values else torch.empty(0, dtype=torch.int64)
+    )
