@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,7 +118,7 @@ class FastRP:
         ):  # fmt: skip
             if chosen[name] not in known:
                 raise InputError(f"{name}: {chosen[name]!r}, wanted {' or '.join(known)}")
-        self.dim, self.seed = _at_least_one("dim", chosen["dim"]), int(chosen["seed"])
+        self.dim, self.seed = _at_least_one("dim", chosen["dim"]), _seed(chosen["seed"])
         self.variant, self.gds = chosen["variant"], chosen["variant"] == "gds"
         self.merge, self.input_matrix = chosen["merge"], chosen["input_matrix"]
         self.projection, self.rng = chosen["projection"], chosen["rng"]
@@ -125,17 +126,12 @@ class FastRP:
         self.standardize = not self.gds and bool(chosen["standardize"])
         self.progress: Callable[[int, int], None] | None = chosen["progress"]
         default = _GDS if self.gds else _PAPER
-        given = default if chosen["weights"] is None else tuple(chosen["weights"])
-        self.weights = tuple(float(w) for w in given)
-        self.beta = (0.0 if self.gds else -0.628) if chosen["beta"] is None else chosen["beta"]
-        self.self_influence = float(chosen["self_influence"])
-        self.property_ratio = float(chosen["property_ratio"])
-        for name, numbers in (
-            ("weights", self.weights), ("beta", (self.beta,)),
-            ("self_influence", (self.self_influence,)), ("property_ratio", (self.property_ratio,)),
-        ):  # fmt: skip
-            if not all(math.isfinite(v) for v in numbers):
-                raise InputError(f"{name}: {list(numbers)}, wanted finite numbers")
+        given = default if chosen["weights"] is None else chosen["weights"]
+        self.weights = _finite("weights", given)
+        beta = (0.0 if self.gds else -0.628) if chosen["beta"] is None else chosen["beta"]
+        (self.beta,) = _finite("beta", (beta,))
+        (self.self_influence,) = _finite("self_influence", (chosen["self_influence"],))
+        (self.property_ratio,) = _finite("property_ratio", (chosen["property_ratio"],))
         if not self.weights and not (self.gds and self.self_influence):
             raise InputError("weights: empty, wanted one for each power of the graph")
         if self.self_influence < 0 or not 0 <= self.property_ratio <= 1:
@@ -161,9 +157,9 @@ class FastRP:
         graph: Any,
         *,
         edge_weight: Any = None,
-        x: Tensor | None = None,
+        x: Any = None,
         num_nodes: int | None = None,
-        node_ids: Tensor | None = None,
+        node_ids: Any = None,
     ) -> FastRP:
         """Embed the nodes of a graph.
 
@@ -176,7 +172,8 @@ class FastRP:
                 a part of a graph embeds as the whole does if nodes bring their own.
 
         Raises:
-            InputError: a graph, weights or features that do not fit.
+            InputError: a graph, weights or features that do not fit, or an embedding that float32
+                cannot hold.
         """
         self.embedding_ = self._embed(read_graph(graph, edge_weight, num_nodes), x, node_ids)
         return self
@@ -186,9 +183,9 @@ class FastRP:
         return self.fit(graph, **inputs).embedding_
 
     @torch.no_grad()
-    def _embed(self, graph: GraphInput, x: Tensor | None, node_ids: Tensor | None) -> Tensor:
+    def _embed(self, graph: GraphInput, x: Any, node_ids: Any) -> Tensor:
         n = graph.num_nodes
-        ids = torch.arange(n) if node_ids is None else node_ids
+        ids = torch.arange(n) if node_ids is None else _tensor("node_ids", node_ids)
         if ids.shape != (n,) or ids.dtype not in (torch.int32, torch.int64):
             raise InputError(f"node_ids: {ids.dtype} {list(ids.shape)}, wanted [{n}] integers")
         start = Start(self, graph, ids.to(graph.csr.col.device), self._features(x, n))
@@ -208,20 +205,54 @@ class FastRP:
         if concat and self.normalize_rows:
             for at in range(0, out.size(1), self.dim):
                 scale_rows(out[:, at : at + self.dim], 1.0)
+        if not bool(torch.isfinite(out.sum(dtype=torch.float64))):
+            raise InputError(
+                f"weights, edge_weight: {list(self.weights)} and powers of the graph give numbers "
+                "that float32 cannot hold, wanted smaller ones"
+            )
         if not concat and self.standardize:
             for first, last in blocks:
                 standardize(out[:, first:last])
         return out
 
-    def _features(self, x: Tensor | None, n: int) -> Tensor | None:
+    def _features(self, given: Any, n: int) -> Tensor | None:
         if not self.gds or self.property_ratio == 0:
             return None
+        x = None if given is None else _tensor("x", given).float()
         if x is None or x.dim() != 2 or x.size(0) != n or not x.size(1):
             seen = None if x is None else list(x.shape)
             raise InputError(f"x: {seen}, wanted [{n}, F] features for property_ratio > 0")
-        if not bool(torch.isfinite(x.float()).all()):
-            raise InputError("x: NaN or infinite values, wanted finite features")
-        return x.float()
+        if not bool(torch.isfinite(x).all()):
+            raise InputError(
+                "x: NaN or infinite values, wanted features that are finite in float32"
+            )
+        return x
+
+
+def _tensor(name: str, given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name}: {type(given).__name__}, wanted a tensor or an array") from None
+
+
+def _finite(name: str, given: Any) -> tuple[float, ...]:
+    try:
+        numbers = () if isinstance(given, str) else tuple(float(v) for v in given)
+    except (TypeError, ValueError):
+        numbers = (math.nan,)
+    if isinstance(given, str) or not all(math.isfinite(v) for v in numbers):
+        raise InputError(f"{name}: {given!r}, wanted finite numbers")
+    return numbers
+
+
+def _seed(value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"seed: {value!r}, wanted an int") from None
 
 
 def _at_least_one(name: str, value: Any) -> int:

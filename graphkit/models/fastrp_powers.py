@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from graphkit.errors import InputError
 from graphkit.models.fastrp_gds import gds_entries
 from graphkit.models.graph_input import GraphInput
 from graphkit.ops import aggregate, random_signs
@@ -16,7 +17,7 @@ from graphkit.ops.hashing import hashed
 if TYPE_CHECKING:
     from graphkit.models.fastrp import FastRP
 
-_EPS = 1e-12
+_EPS = 1e-18  # shorter rows count as zeros: squares of their entries leave float32
 
 
 class Start:
@@ -37,6 +38,12 @@ class Start:
         # A node without edges has no influence: beta may be negative.
         self.scale = torch.where(base > 0, base, 1.0).pow(model.beta) * (base > 0)
         self.scale = (self.scale * math.sqrt(self.s / model.dim)).float()[:, None]
+        lost = bool((base > 0).any()) and not bool(self.scale.any())
+        if lost or not bool(torch.isfinite(self.scale).all()):
+            raise InputError(
+                f"beta: {model.beta} makes powers of the degrees that float32 cannot hold, wanted "
+                "one nearer to -1..0"
+            )
         self.random = model.dim - int(model.dim * model.property_ratio)
         self.gds_rng = model.rng == "gds"
 
@@ -78,6 +85,12 @@ class Step:
     def __init__(self, model: FastRP, graph: GraphInput) -> None:
         self.csr, self.weight = graph.csr, graph.weight
         self.mean = model.gds or model.input_matrix == "trans"
+        raw = model.gds or not self.mean  # weights are not divided by their sums
+        if raw and model.normalize_rows and self.weight is not None and self.weight.numel():
+            # Lengths of rows do not count: small weights must not vanish in high powers, nor large
+            # ones overflow. A power of two changes no digit.
+            exponent = math.frexp(float(self.weight.max()))[1]
+            self.weight = self.weight * 2.0 ** -min(max(exponent, -120), 120)
         if self.mean and self.weight is not None:
             total = graph.csr.degree.float() if model.gds else _row_sums(graph).float()
             share = torch.where(total > 0, 1.0 / total, 0.0)

@@ -61,12 +61,16 @@ def read_graph(graph: Any, edge_weight: Any = None, num_nodes: int | None = None
         count = graph.num_nodes if num_nodes is None else num_nodes
         csr = CSR.from_edge_index(graph.edge_index, count, flow="target_to_source")
     elif hasattr(graph, "tocsr"):
-        csr, edge_weight = _of_scipy(graph, edge_weight)
+        csr, edge_weight = _of_scipy(_without_zeros(graph), edge_weight)
     elif hasattr(graph, "adjacency") and hasattr(graph, "nodes"):
         import networkx
+        from scipy.sparse import csr_array
 
         nodes = list(graph.nodes)
-        matrix = networkx.to_scipy_sparse_array(graph, nodelist=nodes, format="csr")
+        if nodes:
+            matrix = networkx.to_scipy_sparse_array(graph, nodelist=nodes, format="csr")
+        else:  # which networkx refuses
+            matrix = csr_array((0, 0))
         csr, edge_weight = _of_scipy(matrix, edge_weight)
     else:
         raise InputError(
@@ -79,6 +83,15 @@ def read_graph(graph: Any, edge_weight: Any = None, num_nodes: int | None = None
             "bipartite graph as one graph over both kinds of nodes"
         )
     return GraphInput(csr, _weights(edge_weight, csr), nodes)
+
+
+def _without_zeros(matrix: Any) -> Any:
+    """A value that is stored, but 0, is no edge."""
+    rows = matrix.tocsr()
+    if not rows.data.all():
+        rows = rows.copy()  # the caller's own may be in that form already
+        rows.eliminate_zeros()
+    return rows
 
 
 def _of_scipy(matrix: Any, edge_weight: Any) -> tuple[CSR, Tensor | None]:

@@ -8,6 +8,7 @@ from typing import Any
 import networkx
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -258,6 +259,48 @@ def test_a_node_without_edges_is_zero(variant: str, beta: float) -> None:
     assert alone.shape == (0, 16)
 
 
+@pytest.mark.parametrize("factor", [1e-20, 1e-5, 1e20])
+@pytest.mark.parametrize("options", [{"variant": "gds"}, {"input_matrix": "adj"}], ids=str)
+def test_the_unit_of_the_weights_does_not_matter(options: dict[str, Any], factor: float) -> None:
+    edges = random_graph(60)
+    weight = torch.rand(edges.size(1), generator=torch.Generator().manual_seed(0)) + 0.1
+    model = FastRP(16, weights=[1.0, 1.0, 1.0, 1.0], **options)
+    one = model.fit_transform(edges, edge_weight=weight)
+    other = model.fit_transform(edges, edge_weight=weight * factor)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_numbers_beyond_float32_are_refused_rather_than_nan() -> None:
+    edges = random_graph(60)
+    for beta in (-100.0, 100.0):
+        with pytest.raises(InputError, match=f"beta: {beta}"):
+            FastRP(8, beta=beta).fit(edges)
+    with pytest.raises(InputError, match="weights, edge_weight"):
+        FastRP(8, weights=[1e39]).fit(edges)
+    heavy = plain(8, [0.0, 1.0], input_matrix="adj")
+    with pytest.raises(InputError, match="weights, edge_weight"):
+        heavy.fit(edges, edge_weight=torch.full((edges.size(1),), 1e30))
+
+
+def test_a_value_of_zero_in_a_matrix_is_no_edge() -> None:
+    matrix = scipy.sparse.csr_array(([1.0, 1.0, 0.0], ([0, 1, 1], [1, 0, 2])), shape=(3, 3))
+    z = FastRP(8, variant="gds").fit_transform(matrix)
+    wanted = FastRP(8, variant="gds").fit_transform(torch.tensor([[0, 1], [1, 0]]), num_nodes=3)
+    torch.testing.assert_close(z, wanted)
+    assert matrix.nnz == 3  # the caller's own stays
+
+
+def test_arrays_and_lists_are_taken() -> None:
+    edges, x = both_ways(LINKS), np.ones((7, 2))
+    model = FastRP(8, variant="gds", property_ratio=0.5)
+    given = {"x": x, "node_ids": list(range(7))}
+    assert torch.equal(
+        model.fit_transform(edges, **given), model.fit_transform(edges, x=x.tolist())
+    )
+    assert FastRP(8, seed=np.int64(3)).seed == 3
+    assert FastRP(8).fit_transform(networkx.Graph()).shape == (0, 8)
+
+
 def test_results_do_not_depend_on_the_number_of_threads(one_thread: None) -> None:
     edges = random_graph(3000, 40)
     one = FastRP(64).fit_transform(edges)
@@ -321,6 +364,12 @@ def test_progress_counts_products() -> None:
     [
         ("dim", {"dim": 0}),
         ("dim", {"dim": 2.5}),
+        ("seed", {"seed": 0.5}),
+        ("seed", {"seed": None}),
+        ("beta", {"beta": "strong"}),
+        ("weights", {"weights": 1.0}),
+        ("weights", {"weights": "12"}),
+        ("self_influence", {"variant": "gds", "self_influence": None}),
         ("weights", {"weights": []}),
         ("weights", {"weights": [1.0, float("nan")]}),
         ("beta", {"beta": float("inf")}),
@@ -363,7 +412,7 @@ def test_graphs_that_do_not_fit_are_refused(argument: str, graph: Any, given: An
         FastRP(8).fit(graph, **given)
 
 
-@pytest.mark.parametrize("x", [None, torch.ones(3, 2), torch.full((7, 2), float("inf"))])
+@pytest.mark.parametrize("x", [None, "no", torch.ones(3, 2), torch.full((7, 2), float("inf"))])
 def test_features_that_do_not_fit_are_refused(x: Tensor | None) -> None:
     with pytest.raises(InputError, match="x:"):
         FastRP(8, variant="gds", property_ratio=0.5).fit(both_ways(LINKS), x=x)
