@@ -192,9 +192,12 @@ def test_every_form_of_a_graph_gives_the_same_summary():
     index = both_ways(list(graph.edges))
     matrix = networkx.to_scipy_sparse_array(graph, nodelist=range(30))
     repeated = torch.cat([index, index[:, :9], index.flip(0)[:, :5], torch.tensor([[3], [3]])], 1)
+    zeros = scipy.sparse.coo_array(
+        (np.append(matrix.data, 0.0), np.append(matrix.nonzero(), [[0], [29]], 1)), shape=(30, 30)
+    )  # what is stored, but 0, is no edge
     forms = [
         graph, index, matrix, scipy.sparse.coo_matrix(matrix), CSR.from_edge_index(index, 30),
-        Data(edge_index=index, num_nodes=30), repeated[:, torch.randperm(repeated.size(1))],
+        Data(edge_index=index, num_nodes=30), zeros, repeated[:, torch.randperm(repeated.size(1))],
     ]  # fmt: skip
     found = [summarise(form, ratio=0.5, seed=2) for form in forms]
     single = index[:, : index.size(1) // 2]
@@ -393,6 +396,21 @@ def test_graphs_that_are_not_simple_are_refused(graph, said):
 def test_names_that_do_not_fit_are_refused(ids):
     with pytest.raises(InputError, match="ids"):
         SSumM(fraction=0.5).fit(both_ways(PATH), ids=torch.tensor(ids))
+    with pytest.raises(InputError, match="ids: list"):
+        SSumM(fraction=0.5).fit(both_ways(PATH), ids=ids)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "target_bits, ratio: None, None"), ({"ratio": -1}, "ratio: -1"),
+        ({"target_bits": 3, "ratio": 0.5}, "target_bits, ratio: 3, 0.5"),
+        ({"target_bits": float("nan")}, "target_bits: nan"), ({"ratio": "all"}, "ratio: 'all'"),
+    ],
+)  # fmt: skip
+def test_one_call_names_its_own_arguments(given, said):
+    with pytest.raises(InputError, match=f"^{said}"):
+        summarise(both_ways(PATH), **given)
 
 
 def test_ids_beyond_the_number_of_nodes_are_refused():
@@ -406,6 +424,8 @@ def test_queries_refuse_what_they_cannot_answer():
         (lambda: s.adjacency(0, 20), "20"), (lambda: s.adjacency(-1, 2), "-1"),
         (lambda: s.neighbours(0, 1.5), "tau"), (lambda: s.matvec(torch.ones(19)), "x:"),
         (lambda: s.matvec(torch.ones(20, dtype=torch.int64)), "x:"),
+        (lambda: s.matvec(np.ones(20)), "x: ndarray"),
+        (lambda: s.neighbours(torch.tensor([0, 1])), "u: 2 nodes"),
         (lambda: s.pagerank(1.0), "damping"), (lambda: s.pagerank(iterations=1), "iterations"),
         (lambda: s.random_walk_with_restart(0, 0.0), "restart"),
         (lambda: s.random_walk_with_restart(torch.tensor([], dtype=torch.int64)), "nodes"),

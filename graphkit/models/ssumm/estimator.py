@@ -122,6 +122,8 @@ class SSumM:
         csr = simple_graph(
             graph, num_nodes=num_nodes, symmetrise=symmetrise, ignore_weights=ignore_weights
         )
+        if ids is not None and not isinstance(ids, Tensor):
+            raise InputError(f"ids: {type(ids).__name__}, wanted a tensor [{csr.num_rows}] int64")
         if ids is not None and (
             ids.shape != (csr.num_rows,)
             or ids.dtype != torch.int64
@@ -171,20 +173,12 @@ def summarise(
     """
     inputs = ("num_nodes", "symmetrise", "ignore_weights", "ids")
     given = {name: settings.pop(name) for name in inputs if name in settings}
+    _check_budget("target_bits", target_bits, "ratio", ratio)
     return SSumM(bits=target_bits, fraction=ratio, **settings).fit_transform(graph, **given)
 
 
 def _check(settings: dict[str, Any]) -> None:
-    bits, fraction = settings["bits"], settings["fraction"]
-    if (bits is None) == (fraction is None):
-        raise InputError(f"bits, fraction: {bits}, {fraction}, wanted exactly one of them")
-    for name, given in (("bits", bits), ("fraction", fraction)):
-        if isinstance(given, bool) or not isinstance(given, int | float | None):
-            raise InputError(f"{name}: {given!r}, wanted a number")
-    if fraction is not None and not 0 < fraction < float("inf"):
-        raise InputError(f"fraction: {fraction}, wanted a positive number")
-    if bits is not None and not 0 <= bits < float("inf"):
-        raise InputError(f"bits: {bits}, wanted a number of at least 0")
+    _check_budget("bits", settings["bits"], "fraction", settings["fraction"])
     p = settings["p"]
     if isinstance(p, bool) or not isinstance(p, int) or p not in (1, 2):
         raise InputError(f"p: {p!r}, wanted 1 or 2")
@@ -192,3 +186,15 @@ def _check(settings: dict[str, Any]) -> None:
     check_counts(**counts, **({} if settings["effort"] is None else {"effort": settings["effort"]}))
     if isinstance(settings["seed"], bool) or not isinstance(settings["seed"], int):
         raise InputError(f"seed: {settings['seed']!r}, wanted an int")
+
+
+def _check_budget(name: str, bits: Any, share_name: str, share: Any) -> None:
+    if (bits is None) == (share is None):
+        raise InputError(f"{name}, {share_name}: {bits}, {share}, wanted exactly one of them")
+    for what, given in ((name, bits), (share_name, share)):
+        if isinstance(given, bool) or not isinstance(given, int | float | None):
+            raise InputError(f"{what}: {given!r}, wanted a number")
+    if share is not None and not 0 < share < float("inf"):
+        raise InputError(f"{share_name}: {share}, wanted a positive number")
+    if bits is not None and not 0 <= bits < float("inf"):
+        raise InputError(f"{name}: {bits}, wanted a number of at least 0")

@@ -60,7 +60,10 @@ class SummaryQueries:
         Raises:
             InputError: a node out of range, or ``tau`` outside 0..1.
         """
-        a = int(self.owner[self._nodes("u", u)])
+        node = self._nodes("u", u)
+        if node.numel() != 1:
+            raise InputError(f"u: {node.numel()} nodes, wanted one")
+        a = int(self.owner[node])
         if not 0 <= tau <= 1:
             raise InputError(f"tau: {tau}, wanted 0..1")
         members, between, density, *_ = self._operator(torch.device("cpu"), torch.float64)
@@ -112,6 +115,8 @@ class SummaryQueries:
             >>> triangle.matvec(torch.tensor([1.0, 2.0, 4.0])).tolist()
             [6.0, 5.0, 3.0]
         """
+        if not isinstance(x, Tensor):
+            raise InputError(f"x: {type(x).__name__}, wanted a tensor [{self.num_nodes}] or [n, F]")
         if x.dim() not in (1, 2) or x.size(0) != self.num_nodes or not x.is_floating_point():
             raise InputError(
                 f"x: {x.dtype} {list(x.shape)}, wanted floating point [{self.num_nodes}] or "
