@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,14 +100,21 @@ class HeteroGNN(nn.Module):
         # A metapath leads from the target to itself: no other type is looked at.
         self.kinds = sorted({kind for s, _, d in types for kind in (s, d)} | {target})
         width = hidden_channels
+        self._key = _keys(self.kinds)
         self.inputs = nn.ModuleDict(
-            {k: nn.Linear(sizes[k][1], width) for k in self.kinds if sizes[k][1]}
+            {self._key[k]: nn.Linear(sizes[k][1], width) for k in self.kinds if sizes[k][1]}
         )
         self.vectors = nn.ParameterDict(
-            {k: torch.randn(sizes[k][0], width) * 0.1 for k in self.kinds if not sizes[k][1]}
+            {
+                self._key[k]: torch.randn(sizes[k][0], width) * 0.1
+                for k in self.kinds
+                if not sizes[k][1]
+            }
         )
         self.dropout = Dropout(dropout)
-        metadata = (self.kinds, types)
+        relation = _keys(sorted({r for _, r, _ in types}))
+        self._inside = {(s, r, d): (self._key[s], relation[r], self._key[d]) for s, r, d in types}
+        metadata = ([self._key[kind] for kind in self.kinds], list(self._inside.values()))
         self.layers = nn.ModuleList()
         for _ in range(num_layers):
             if conv == "rgcn":
@@ -115,7 +122,7 @@ class HeteroGNN(nn.Module):
             elif conv == "hgt":
                 self.layers.append(HGTConv(width, width, metadata, heads))
             else:
-                inside = dict.fromkeys(self.kinds, width)
+                inside = dict.fromkeys(self._key.values(), width)
                 self.layers.append(HANConv(inside, width, metadata, heads, dropout=dropout))
         self.head = nn.Linear(width, out_channels)
 
@@ -125,20 +132,23 @@ class HeteroGNN(nn.Module):
         if self.conv == "rgcn":
             target = self._relational(x, edges)
         else:
+            x = {self._key[kind]: value for kind, value in x.items()}
+            edges = {self._inside[key]: ends for key, ends in edges.items()}
             for layer in self.layers:
                 found = layer(x, edges)
                 # A type that nothing reaches keeps what it has.
                 x = {
-                    kind: x[kind] if found.get(kind) is None else self.dropout(F.relu(found[kind]))
-                    for kind in self.kinds
+                    kind: old if found.get(kind) is None else self.dropout(F.relu(found[kind]))
+                    for kind, old in x.items()
                 }
-            target = x[self.target]
+            target = x[self._key[self.target]]
         return dense(self.head, target)
 
     def _input(self, kind: str, data: Any) -> Tensor:
-        if kind in self.vectors:
-            return self.vectors[kind]
-        return dense(self.inputs[kind], data[kind].x)
+        key = self._key[kind]
+        if key in self.vectors:
+            return self.vectors[key]
+        return dense(self.inputs[key], data[kind].x)
 
     def _relational(
         self, x: dict[str, Tensor], edges: dict[tuple[str, str, str], Tensor]
@@ -158,3 +168,17 @@ class HeteroGNN(nn.Module):
             together = self.dropout(F.relu(layer(together, whole, kinds)))
         size = x[self.target].size(0)
         return together[first[self.target] : first[self.target] + size]
+
+
+def _keys(names: Iterable[str]) -> dict[str, str]:
+    """Names that a module may give its parts: those of the data, but for ``items`` or ``a.b``."""
+    taken: tuple[nn.Module, ...] = (nn.ModuleDict(), nn.ParameterDict())
+    found: dict[str, str] = {}
+    for name in names:
+        key = name.replace(".", "#")
+        if not key or any(hasattr(part, key) for part in taken):
+            key = f"<{key}>"
+        while key in found.values():  # "a.b" beside "a#b"
+            key += "#"
+        found[name] = key
+    return found

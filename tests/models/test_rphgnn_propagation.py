@@ -363,6 +363,16 @@ def test_graphs_that_do_not_fit() -> None:
     refused("num_nodes: not given", data)
 
 
+def test_relations_that_cannot_be_told_apart_are_refused() -> None:
+    data, ends = HeteroData(), torch.tensor([[0, 1], [1, 0]])
+    for kind in ("a", "a|b", "c"):
+        data[kind].num_nodes = 2
+    data["a", "b|to", "c"].edge_index = ends
+    data["a|b", "to", "c"].edge_index = ends
+    with pytest.raises(InputError, match="edge_types: .*tell them apart"):
+        RpHGNNPropagation(iterations=1, embedding_size=2).fit(data, "c")
+
+
 def test_labels_that_do_not_fit() -> None:
     def refused(message: str, **labels: Any) -> None:
         with pytest.raises(InputError, match=message):
@@ -374,3 +384,6 @@ def test_labels_that_do_not_fit() -> None:
     refused("for 31 nodes", labels=y[:4], train=train)
     refused("wanted 0 to 1", labels=y + 2, train=train, num_classes=2)
     refused("train: positions", labels=y, train=torch.tensor([31]))
+    refused("labels: list", labels=y.tolist(), train=train)
+    refused("train: list", labels=y, train=[0])
+    refused("train: torch.float32", labels=y, train=torch.tensor([0.0]))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hetero_cases import academic, means, with_labels
+from torch_geometric.data import HeteroData
 
 from graphkit.data import HeteroNodes
 from graphkit.errors import InputError
@@ -85,6 +86,25 @@ def test_learns(conv: str, multilabel: bool) -> None:
     )
     assert result.history[-1]["train_loss"] < 0.6 * result.history[0]["train_loss"]
     assert {"valid_f1_macro", "valid_f1_mean"} <= set(result.metrics)
+
+
+@pytest.mark.parametrize("conv", ["rgcn", "hgt", "han"])
+@pytest.mark.parametrize("target", ["items", "type", "web.site", "training", ""])
+def test_types_may_have_any_name(conv: str, target: str) -> None:
+    data, ends = HeteroData(), torch.tensor([[0, 1, 2], [0, 1, 1]])
+    data[target].x, data["web#site"].num_nodes = torch.eye(3), 2
+    for source, name, edges in ((target, "a.b", ends), ("web#site", "rev.a.b", ends.flip(0))):
+        other = "web#site" if source == target else target
+        data[source, name, other].edge_index = edges
+    sizes = {target: [3, 3], "web#site": [2, 0]}
+    torch.manual_seed(0)
+    model = HeteroGNN(sizes, data.edge_types, target, 4, conv, hidden_channels=8, heads=2).eval()
+    found = model(data)
+    assert found.shape == (3, 4)
+    assert found.isfinite().all()
+    again = HeteroGNN(**model.config).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(data), found)
 
 
 def test_refusals() -> None:

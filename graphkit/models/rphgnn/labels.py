@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,18 @@ _COLUMNS = 64
 _ALONE = 1 - 1e-6  # a share of the node itself from which nothing else is left
 
 
-def check_labels(y: Tensor, train: Tensor, num_nodes: int, num_classes: int) -> Tensor:
+def flat_labels(y: Any) -> Tensor:
+    """``[N]`` from ``[N, 1]``; labels of other shapes as they are.
+
+    Raises:
+        InputError: no tensor.
+    """
+    if not isinstance(y, Tensor):
+        raise InputError(f"labels: {type(y).__name__}, wanted a tensor, int64 [N]")
+    return y[:, 0] if y.dim() == 2 and y.size(1) == 1 else y
+
+
+def check_labels(y: Tensor, train: Any, num_nodes: int, num_classes: int) -> Tensor:
     """Positions of the training nodes, if labels may be propagated.
 
     Args:
@@ -25,8 +38,9 @@ def check_labels(y: Tensor, train: Tensor, num_nodes: int, num_classes: int) -> 
     Raises:
         InputError: several labels per node, classes out of range, or positions that are none.
     """
-    if y.dim() == 2 and y.size(1) == 1:
-        y = y[:, 0]
+    if not isinstance(train, Tensor):
+        raise InputError(f"train: {type(train).__name__}, wanted a mask or positions as a tensor")
+    y = flat_labels(y)
     if y.dim() != 1 or y.is_floating_point():
         raise InputError(
             f"labels: {y.dtype} {list(y.shape)}; labels are propagated for one class per node, "
@@ -36,7 +50,11 @@ def check_labels(y: Tensor, train: Tensor, num_nodes: int, num_classes: int) -> 
         raise InputError(f"labels: {y.numel()} for {num_nodes} nodes of the target type")
     if train.dtype == torch.bool and train.shape != (num_nodes,):
         raise InputError(f"train: mask {list(train.shape)}, wanted [{num_nodes}]")
-    ids = train.nonzero()[:, 0] if train.dtype == torch.bool else train
+    if train.dtype not in (torch.bool, torch.int32, torch.int64) or train.dim() != 1:
+        raise InputError(
+            f"train: {train.dtype} {list(train.shape)}, wanted bool [{num_nodes}] or int64 ids"
+        )
+    ids = train.nonzero()[:, 0] if train.dtype == torch.bool else train.long()
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_nodes:
         raise InputError(f"train: positions outside 0..{num_nodes - 1}")
     seen = y[ids]

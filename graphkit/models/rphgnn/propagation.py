@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphkit.errors import InputError, nearest
 from graphkit.models.rphgnn.collect import STEPS, Plan, collect, needed_types
-from graphkit.models.rphgnn.labels import check_labels, label_group, label_keys
+from graphkit.models.rphgnn.labels import check_labels, flat_labels, label_group, label_keys
 from graphkit.models.rphgnn.projection import (
     SQUASHES,
     Features,
@@ -254,7 +254,7 @@ class RpHGNNPropagation:
         if labels is not None:
             if train is None:
                 raise InputError("train: not given; which labels may be seen?")
-            labels = labels[:, 0] if labels.dim() == 2 and labels.size(1) == 1 else labels
+            labels = flat_labels(labels)
             top = int(labels.max()) + 1 if labels.dim() == 1 and labels.numel() else 1
             classes = top if num_classes is None else num_classes
             ids = check_labels(labels, train, graph.sizes[target], classes)

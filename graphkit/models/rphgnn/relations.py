@@ -148,6 +148,14 @@ def _relations(data: Any, sizes: dict[str, int], keep_inverse: bool) -> list[Rel
             _opposite(edges, edge_type, other, known, sizes) for known, other in kept.items()
         ):
             kept[edge_type] = edges
+    named: dict[str, tuple[str, str, str]] = {}
+    for edge_type in kept:
+        first = named.setdefault("|".join(edge_type), edge_type)
+        if first != edge_type:
+            raise InputError(
+                f"edge_types: {first} and {edge_type} are the same with | between their parts, "
+                "wanted names that tell them apart"
+            )
     return sorted(
         (_relation(edge_type, edges, sizes) for edge_type, edges in kept.items()),
         key=lambda relation: relation.name,
