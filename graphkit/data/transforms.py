@@ -24,6 +24,7 @@ KINDS = {
             "rwse",
             "lap_vec",
             "lap_val",
+            "fastrp",
             "vn_mask",
             "train_mask",
             "val_mask",
@@ -299,8 +300,11 @@ class NormalizeFeatures(Transform):
         return graphs.with_attributes(node={"x": torch.where(total == 0, x, x / total)})
 
 
-# Attacks bring optimisers and models along: only those who attack import them.
-_ATTACKS = ("DICE", "Metattack", "PGDAttack", "RandomAttack")
+# Attacks and embeddings bring optimisers and models along: only those who use them import them.
+_LATER = {
+    **dict.fromkeys(("DICE", "Metattack", "PGDAttack", "RandomAttack"), "graphkit.data.attacks"),
+    "AddFastRP": "graphkit.data.embedding_transform",
+}
 
 
 class _Registry:
@@ -312,7 +316,7 @@ class _Registry:
 
 def list_transforms() -> list[str]:
     """Return the names that :func:`create_transform` knows."""
-    return sorted({*_Registry.classes, *_ATTACKS})
+    return sorted({*_Registry.classes, *_LATER})
 
 
 def create_transform(config: Mapping[str, Any] | Transform) -> Transform:
@@ -329,9 +333,8 @@ def create_transform(config: Mapping[str, Any] | Transform) -> Transform:
         return config
     arguments = dict(config)
     name = arguments.pop("name", None)
-    if name in _ATTACKS and name not in _Registry.classes:
-        attacks = importlib.import_module("graphkit.data.attacks")
-        _Registry.classes[name] = getattr(attacks, name)
+    if name in _LATER and name not in _Registry.classes:
+        _Registry.classes[name] = getattr(importlib.import_module(_LATER[name]), name)
     if name not in _Registry.classes:
         raise InputError(
             f"transforms: {name!r} is not known{nearest(str(name), list_transforms())}; "

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 from torch_geometric.transforms import AddRandomWalkPE as PyGRandomWalkPE
 from torch_geometric.transforms import VirtualNode
 
 from graphkit import data
 from graphkit.data import PackedGraphs, spectra
+from graphkit.data.embedding_transform import AddFastRP
 from graphkit.data.transforms import (
     AddLaplacianPE,
     AddRandomWalkPE,
@@ -17,6 +18,7 @@ from graphkit.data.transforms import (
     create_transform,
 )
 from graphkit.errors import InputError
+from graphkit.models import FastRP
 
 
 def path_graph(**attributes) -> Data:
@@ -193,3 +195,43 @@ def test_return_probability_of_a_cycle_has_its_closed_form():
     wanted = [0.0 if k % 2 else math.comb(k, k // 2) / 2**k for k in range(1, steps + 1)]
     found = AddRandomWalkPE(steps)(graph).rwse
     torch.testing.assert_close(found, torch.tensor([wanted] * size))
+
+
+def test_fastrp_of_each_graph_and_by_name():
+    graphs = data.load("demo").graphs.select(range(3))
+    step = {"name": "AddFastRP", "dim": 8, "variant": "gds", "seed": 3}
+    embedded = create_transform(step).apply(graphs)
+    assert create_transform(step).config == {**step, "key": "fastrp"}
+    for number in range(3):
+        wanted = FastRP(8, variant="gds", seed=3).fit_transform(graphs[number].edge_index)
+        assert torch.equal(embedded[number].fastrp, wanted)
+    mixed = AddFastRP(8, variant="gds", property_ratio=0.5)(
+        Data(edge_index=path_graph().edge_index, x=torch.eye(3))
+    )
+    plain = FastRP(8, variant="gds", property_ratio=0.5)
+    assert torch.equal(mixed.fastrp, plain.fit_transform(mixed.edge_index, x=torch.eye(3)))
+    with pytest.raises(InputError, match="transforms: AddFastRP"):
+        create_transform({"name": "AddFastRP", "dims": 8})
+
+
+def test_fastrp_fills_in_features_of_a_heterogeneous_graph():
+    graph = HeteroData()
+    graph["author"].x, graph["paper"].num_nodes = torch.eye(2), 3
+    edges = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 2]])
+    graph["author", "writes", "paper"].edge_index = edges
+    filled = AddFastRP(8, key="x")(graph)
+    both = torch.cat(
+        [edges + torch.tensor([[0], [2]]), (edges + torch.tensor([[0], [2]])).flip(0)], 1
+    )
+    wanted = FastRP(8).fit_transform(both)
+    assert torch.equal(filled["paper"].x, wanted[2:])
+    assert torch.equal(filled["author"].x, torch.eye(2))
+    assert "x" not in graph["paper"]
+    assert torch.equal(AddFastRP(8)(graph)["author"].fastrp, wanted[:2])
+    graph["paper", "by", "author"].edge_index = edges.flip(0)  # the same again
+    assert torch.equal(AddFastRP(8)(graph)["paper"].fastrp, wanted[2:])
+    graph["paper", "by", "author"].edge_index = torch.tensor([[3], [0]])
+    with pytest.raises(InputError, match="'by'.* names nodes 3 to 3 of 'paper', wanted 0 to 2"):
+        AddFastRP(8)(graph)
+    with pytest.raises(InputError, match="property_ratio"):
+        AddFastRP(8, variant="gds", property_ratio=0.5)(graph)
