@@ -40,8 +40,12 @@ def embed(
     model = FastRP(dim, variant=variant, weights=numbers, beta=beta, seed=seed)
     if out.suffix not in (".npz", ".safetensors"):  # before the work
         raise InputError(f"out: {out.name}, wanted a name that ends in .npz or .safetensors")
+    if picture is not None:
+        embeddings.check_map(picture)
     with counting("edges read") as tell:
         read = read_any_graph(graph, undirected=not directed, progress=tell)
+    if picture is not None:
+        embeddings.check_map(picture, read.csr.num_rows)
     with counting("products") as tell:
         model.set_params(progress=tell)
         found = model.fit_transform(read.csr)

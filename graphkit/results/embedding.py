@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from graphkit.errors import InputError
-from graphkit.storage import atomic_write_bytes
+from graphkit.storage import atomic_path, atomic_write_bytes
 
 if TYPE_CHECKING:
     from graphkit.ops import CSR
 
 _POINTS = 3000  # on a map; more are a blot, and take minutes to place
+_FEWEST = 5
 
 
 def save_embedding(path: Path, ids: torch.Tensor, embedding: torch.Tensor) -> None:
@@ -38,6 +39,18 @@ def save_embedding(path: Path, ids: torch.Tensor, embedding: torch.Tensor) -> No
         raise InputError(f"out: {path.name}, wanted a name that ends in .npz or .safetensors")
 
 
+def check_map(path: Path, num_nodes: int | None = None) -> None:
+    """Refuse a map that cannot be drawn before the work.
+
+    Raises:
+        InputError: neither ``.png`` nor ``.svg``, or fewer than 5 nodes.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise InputError(f"map: {path.name}, wanted a name that ends in .png or .svg")
+    if num_nodes is not None and num_nodes < _FEWEST:
+        raise InputError(f"map: {num_nodes} nodes, wanted at least {_FEWEST}")
+
+
 def draw_map(csr: CSR, embedding: torch.Tensor, path: Path, *, seed: int = 0) -> None:
     """Draw nodes where t-SNE puts them, coloured by degree; of a large graph a random part.
 
@@ -47,11 +60,12 @@ def draw_map(csr: CSR, embedding: torch.Tensor, path: Path, *, seed: int = 0) ->
     Args:
         csr: the graph, for its degrees.
         embedding: ``[n, d]``.
-        path: the picture to write.
+        path: the picture to write, ``.png`` or ``.svg``.
         seed: of the choice of nodes and of the map.
 
     Raises:
-        InputError: fewer than 5 nodes.
+        InputError: another kind of picture, or fewer than 5 nodes.
+        StorageError: it cannot be written.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -59,8 +73,7 @@ def draw_map(csr: CSR, embedding: torch.Tensor, path: Path, *, seed: int = 0) ->
     from sklearn.manifold import TSNE
 
     n = embedding.size(0)
-    if n < 5:
-        raise InputError(f"map: {n} nodes, wanted at least 5")
+    check_map(path, n)
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:_POINTS])
     points = embedding[torch.from_numpy(chosen)].numpy()
     points = PCA(min(50, *points.shape), random_state=seed).fit_transform(points)
@@ -79,4 +92,7 @@ def draw_map(csr: CSR, embedding: torch.Tensor, path: Path, *, seed: int = 0) ->
     axis.set_title(f"{part}, t-SNE of {embedding.size(1)} dimensions")
     axis.set_xticks([])
     axis.set_yticks([])
-    figure.savefig(path, dpi=150)
+    with atomic_path(path) as temporary:
+        # A date in the file would make equal pictures differ.
+        stamp = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=stamp)

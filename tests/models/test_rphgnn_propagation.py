@@ -14,6 +14,7 @@ from torch_geometric.data import HeteroData
 from graphkit.errors import CorruptFileError, InputError
 from graphkit.models import MetapathMeans, RpHGNNPropagation
 from graphkit.models.rphgnn import collect as collecting
+from graphkit.models.rphgnn import line_features
 from graphkit.models.rphgnn.labels import own_share
 from graphkit.models.rphgnn.projection import (
     Features,
@@ -387,3 +388,11 @@ def test_labels_that_do_not_fit() -> None:
     refused("labels: list", labels=y.tolist(), train=train)
     refused("train: list", labels=y, train=[0])
     refused("train: torch.float32", labels=y, train=torch.tensor([0.0]))
+
+
+def test_vectors_of_a_graph_without_edges_are_zero() -> None:
+    pytest.importorskip("gensim")
+    data = HeteroData()
+    data["a"].num_nodes, data["b"].num_nodes = 2, 3
+    data["a", "to", "b"].edge_index = torch.empty(2, 0, dtype=torch.int64)
+    assert torch.equal(line_features(data, "a", 4)["b"], torch.zeros(3, 4))

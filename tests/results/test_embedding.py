@@ -51,10 +51,19 @@ def test_a_data_set_is_embedded(tmp_path: Path) -> None:
         (["demo-node", "--weights", "1,x"], "weights"),
         (["demo-node", "--dim", "0"], "dim"),
         (["demo-node", "--out", "z.csv"], "out"),
+        (["demo-node", "--map", "m.doc"], "map: m.doc, wanted a name that ends in .png or .svg"),
+        (["three.txt", "--map", "m.png"], "map: 3 nodes, wanted at least 5"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("three.txt").write_text("1 2\n2 3\n", encoding="ascii")
     assert call("embed", *arguments) == 2
     assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["three.txt"]  # before the work

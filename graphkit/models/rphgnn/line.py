@@ -75,6 +75,9 @@ def line_features(
     for relation in graph.relations:
         source, destination = data[relation.edge_type].edge_index
         edges.append(torch.stack([source + first[relation.src], destination + first[relation.dst]]))
+    wanted = [kind for kind in graph.sizes if kind != target and kind not in graph.features]
+    if not any(both.size(1) for both in edges):  # word2vec refuses to learn from nothing
+        return {kind: torch.zeros(graph.sizes[kind], dim) for kind in wanted}
     model = Word2Vec(
         sentences=_Edges(edges), vector_size=dim, window=window, min_count=1, epochs=epochs,
         seed=seed % (1 << 31), workers=workers,
@@ -82,9 +85,8 @@ def line_features(
     found = {}
     words = model.wv.key_to_index
     vectors = torch.from_numpy(model.wv.vectors)
-    for kind, size in graph.sizes.items():
-        if kind == target or kind in graph.features:
-            continue
+    for kind in wanted:
+        size = graph.sizes[kind]
         place = torch.tensor([words.get(str(first[kind] + node), -1) for node in range(size)])
         x = torch.zeros(size, dim)
         x[place >= 0] = vectors[place[place >= 0]].float()
