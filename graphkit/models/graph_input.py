@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from graphkit.errors import InputError
 from graphkit.ops import CSR
+
+_SPARSEST = 500  # nodes for each end of an edge, beyond which ids are taken for names
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ def read_graph(graph: Any, edge_weight: Any = None, num_nodes: int | None = None
         num_nodes: of an ``edge_index`` whose last nodes have no edge.
 
     Raises:
-        InputError: not one of these, not square, or weights that are negative, not finite or not
-            one for each edge.
+        InputError: not one of these, not square, ids of nodes that leave nearly all of 0..n-1
+            out, or weights that are negative, not finite or not one for each edge.
 
     Example:
         >>> read_graph(torch.tensor([[0, 1], [1, 0]])).num_nodes
@@ -55,9 +58,14 @@ def read_graph(graph: Any, edge_weight: Any = None, num_nodes: int | None = None
     if isinstance(graph, CSR):
         csr = graph
     elif isinstance(graph, Tensor):
+        if num_nodes is None:
+            _check_ids(graph)
         csr = CSR.from_edge_index(graph, num_nodes, flow="target_to_source")
     elif hasattr(graph, "edge_index"):
         edge_weight = getattr(graph, "edge_weight", None) if edge_weight is None else edge_weight
+        said = isinstance(graph, Container) and ("x" in graph or "num_nodes" in graph)
+        if num_nodes is None and not said:
+            _check_ids(graph.edge_index)
         count = graph.num_nodes if num_nodes is None else num_nodes
         csr = CSR.from_edge_index(graph.edge_index, count, flow="target_to_source")
     elif hasattr(graph, "tocsr"):
@@ -68,7 +76,12 @@ def read_graph(graph: Any, edge_weight: Any = None, num_nodes: int | None = None
 
         nodes = list(graph.nodes)
         if nodes:
-            matrix = networkx.to_scipy_sparse_array(graph, nodelist=nodes, format="csr")
+            try:
+                matrix = networkx.to_scipy_sparse_array(graph, nodelist=nodes, format="csr")
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"graph: the attribute weight of its edges, wanted numbers ({error})"
+                ) from None
         else:  # which networkx refuses
             matrix = csr_array((0, 0))
         csr, edge_weight = _of_scipy(matrix, edge_weight)
@@ -83,6 +96,20 @@ def read_graph(graph: Any, edge_weight: Any = None, num_nodes: int | None = None
             "bipartite graph as one graph over both kinds of nodes"
         )
     return GraphInput(csr, _weights(edge_weight, csr), nodes)
+
+
+def _check_ids(edge_index: Any) -> None:
+    """Refuse names that are no numbering: a row for each of 0..n-1 would not fit in memory."""
+    fits = isinstance(edge_index, Tensor) and edge_index.dtype in (torch.int32, torch.int64)
+    if not fits or not edge_index.numel():
+        return
+    largest = int(edge_index.max())
+    if largest > _SPARSEST * edge_index.numel() + 10_000_000:
+        raise InputError(
+            f"edge_index: node ids up to {largest} in {edge_index.size(-1)} edges, wanted 0..n-1; "
+            "torch.unique(edge_index, return_inverse=True) numbers them, and num_nodes says that "
+            "so many nodes are meant"
+        )
 
 
 def _without_zeros(matrix: Any) -> Any:
@@ -111,7 +138,12 @@ def _of_scipy(matrix: Any, edge_weight: Any) -> tuple[CSR, Tensor | None]:
 def _weights(edge_weight: Any, csr: CSR) -> Tensor | None:
     if edge_weight is None:
         return None
-    weight = torch.as_tensor(edge_weight).detach().to(torch.float32).view(-1)
+    try:
+        weight = torch.as_tensor(edge_weight).detach().to(torch.float32).view(-1)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"edge_weight: {type(edge_weight).__name__}, wanted [{csr.num_entries}] numbers"
+        ) from None
     if weight.numel() != csr.num_entries:
         raise InputError(f"edge_weight: {weight.numel()} values, wanted {csr.num_entries}")
     bad = ~torch.isfinite(weight) | (weight < 0)

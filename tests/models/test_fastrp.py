@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from graphkit.errors import InputError
 from graphkit.models import FastRP, fastrp_powers
@@ -401,6 +402,11 @@ def test_set_params_refuses_and_changes_nothing() -> None:
         ("edge_index", torch.tensor([[0.0], [1.0]]), {}),
         ("graph", CSR.from_edge_index(torch.tensor([[0], [1]]), size=(2, 3)), {}),
         ("graph", np.eye(3), {}),
+        ("edge_index: node ids up to 1099511627776", torch.tensor([[0, 2**40], [2**40, 0]]), {}),
+        ("edge_index: node ids", Data(edge_index=torch.tensor([[0, 2**40], [2**40, 0]])), {}),
+        ("graph: the attribute weight", networkx.Graph([(0, 1, {"weight": "x"})]), {}),
+        ("graph: the attribute weight", networkx.Graph([(0, 1, {"weight": None})]), {}),
+        ("edge_weight: str", torch.tensor([[0, 1], [1, 0]]), {"edge_weight": "ab"}),
         ("edge_weight", torch.tensor([[0, 1], [1, 0]]), {"edge_weight": torch.tensor([1.0, -1.0])}),
         ("edge_weight", torch.tensor([[0], [1]]), {"edge_weight": torch.tensor([float("nan")])}),
         ("edge_weight", torch.tensor([[0], [1]]), {"edge_weight": torch.ones(2)}),
