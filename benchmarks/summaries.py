@@ -3,7 +3,7 @@
 Runs ego-Facebook, as-caida and email-Enron at the budgets of the published code's own runs,
 compares errors at equal exact size, draws error against size on all graphs, and measures seconds
 per edge on the SNAP graphs and on one power law at four sizes. The graphs are looked for below
-``GRAPHKIT_DATA/summarisation``. Writes JSON, a table and two pictures.
+``GRAPHKIT_DATA/summarisation``. Writes JSON, a table and three pictures.
 """
 
 from __future__ import annotations
@@ -220,8 +220,30 @@ def curve_picture(report: dict[str, Any], target: Path) -> None:
     draw_sizes(lines, target, title="seed 0")
 
 
+def scaling_picture(rows: list[dict[str, Any]], target: Path) -> None:
+    """Time over edges on both scales' logarithms, with the slope that linear growth has."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4), layout="constrained")
+    axes = figure.subplots()
+    law = [row for row in rows if row["graph"] == "power law"]
+    for row in rows:
+        if row["graph"] != "power law":
+            axes.plot(row["edges"], row["seconds"], "o", label=row["graph"])
+    edges = [row["edges"] for row in law]
+    axes.plot(edges, [row["seconds"] for row in law], "s-", color="black", label="power law")
+    if law:
+        ends = [min(row["edges"] for row in rows), edges[-1]]
+        line = [law[-1]["seconds"] * each / edges[-1] for each in ends]
+        axes.plot(ends, line, "--", color="gray", label="linear")
+    axes.set(xscale="log", yscale="log", xlabel="edges", ylabel="seconds at 40 % of the bits")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize="small", frameon=False)
+    figure.savefig(target, dpi=120, metadata={"Software": None})
+
+
 def main() -> None:
-    """Run everything and write the three files."""
+    """Run everything and write the table, its figures and three pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -243,6 +265,7 @@ def main() -> None:
     atomic_write_text(chosen.out / "summaries.md", table(report))
     picture(report["runs"], chosen.out / "summaries.png")
     curve_picture(report, chosen.out / "summary_curves.png")
+    scaling_picture(report["linearity"], chosen.out / "summary_scaling.png")
     print(table(report))
 
 
