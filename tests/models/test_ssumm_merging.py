@@ -129,6 +129,20 @@ def test_worked_reductions():
         assert triangles.reduction(*pair) == pytest.approx(rho, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("members", "published"), [(2, 0), (3, 1), (4, 1), (5, 2), (16, 2), (17, 3)]
+)
+def test_fruitless_rounds_that_end_a_group(members, published):
+    # All nodes of a complete graph have one closed neighbourhood: they are one group.
+    csr = simple_graph(networkx.complete_graph(members))
+    for compat, wanted in ((True, published), (False, max(published, 1))):
+        state = plain(csr, 0.0, compat=compat, iterations=1)
+        state.advance(ALL, 1)
+        assert [len(group) for group in state.groups] == [members]
+        assert state.limit == wanted
+        assert (state.merges == 0) == (wanted == 0)  # the published code leaves pairs alone
+
+
 def test_equal_closed_neighbourhoods_share_every_shingle():
     state = plain(simple_graph(networkx.relaxed_caveman_graph(6, 6, 0.05, seed=1)), 0.0)
     assert isinstance(state, ReferenceSummariser)
