@@ -300,10 +300,10 @@ class NormalizeFeatures(Transform):
         return graphs.with_attributes(node={"x": torch.where(total == 0, x, x / total)})
 
 
-# Attacks and embeddings bring optimisers and models along: only those who use them import them.
+# Attacks and embeddings bring optimisers and models along: only those who name them import them.
 _LATER = {
     **dict.fromkeys(("DICE", "Metattack", "PGDAttack", "RandomAttack"), "graphkit.data.attacks"),
-    "AddFastRP": "graphkit.data.embedding_transform",
+    "AddFastRP": "graphkit.tasks.embedding_transform",
 }
 
 

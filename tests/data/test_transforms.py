@@ -10,7 +10,6 @@ from torch_geometric.transforms import VirtualNode
 
 from graphkit import data
 from graphkit.data import PackedGraphs, spectra
-from graphkit.data.embedding_transform import AddFastRP
 from graphkit.data.transforms import (
     AddLaplacianPE,
     AddRandomWalkPE,
@@ -19,6 +18,7 @@ from graphkit.data.transforms import (
 )
 from graphkit.errors import InputError
 from graphkit.models import FastRP
+from graphkit.tasks.embedding_transform import AddFastRP
 
 
 def path_graph(**attributes) -> Data:

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphkit.data.packed import PackedGraphs
 from graphkit.data.transforms import Transform
 from graphkit.errors import InputError
+from graphkit.models import FastRP
 
 
 class AddFastRP(Transform):
@@ -53,8 +54,6 @@ class AddFastRP(Transform):
         kinds: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
-        from graphkit.models.fastrp import FastRP
-
         super().__init__(kinds, dim=dim, key=key, **settings)
         self.key, self.model = key, FastRP(dim, **settings)
 
