@@ -367,12 +367,35 @@ class TestEveryPredictor:
         ({"cndeg": -3}, "cndeg: -3"),
         ({"splitsize": 0}, "splitsize: 0"),
         ({"pt": 0.0}, "pt"),
-        ({"alpha": -1.0}, "alpha"),
+        ({"alpha": -1.0}, "alpha: -1.0, wanted a finite number at least 0"),
+        ({"alpha": float("nan")}, "alpha: nan"),
+        ({"pt": float("inf")}, "pt: inf, wanted a finite number above 0"),
+        ({"scale": float("nan")}, "scale: nan"),
+        ({"offset": float("-inf")}, "offset: -inf"),
     ],
 )
 def test_bad_arguments_are_named(kwargs: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
         net(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"adj": torch.tensor([[0, 1], [1, 2]])}, "has no reverse"),
+        ({"adj": CSR.from_edge_index(undirected((0, 1), (2, 2)), 24)}, "a self-loop at node 2"),
+        ({"adj": undirected((0, 1), (0, 1))}, "is listed twice"),
+        ({"adj": random_graph(20)}, "20 x 20, wanted 24 nodes"),
+        ({"pairs": torch.zeros(2, 1)}, "pairs: torch.float32, wanted int64 or int32"),
+        ({"pairs": torch.tensor([[0], [24]])}, r"pairs: node 24 in pairs\[1, 0\]"),
+        ({"x": torch.zeros(24, 5)}, r"x: shape \[24, 5\], wanted \[N, 6\]"),
+    ],
+)
+@pytest.mark.parametrize("predictor", ["cn0", "cn1", "ncnc"])
+def test_bad_inputs_are_named(predictor: str, change: dict[str, Any], word: str) -> None:
+    given = {"x": features(), "adj": random_graph(), "pairs": torch.tensor([[0], [1]]), **change}
+    with pytest.raises(InputError, match=word):
+        net(predictor)(**given)
 
 
 def test_every_name_is_one_of_the_papers() -> None:

@@ -376,6 +376,21 @@ def test_heuristics_are_their_definitions():
         assert torch.allclose(heuristic.predict(pairs.flip(0)).double(), scores, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["cn", "aa", "ra", "katz", "ppr"])
+def test_heuristics_take_no_pairs_and_refuse_what_is_no_node(kind):
+    heuristic = LinkHeuristic(kind).fit(TinyLinks().graphs.edge_index, NODES)
+    assert heuristic.predict(torch.zeros(2, 0, dtype=torch.int64)).shape == (0,)
+    for pairs, message in (
+        (torch.tensor([[0, 3], [1, -1]]), r"pairs: node -1 in pairs\[1, 1\], wanted 0..59"),
+        (torch.tensor([[NODES], [0]]), "pairs: node 60"),
+        (torch.zeros(2, 1), "pairs: torch.float32, wanted int64 or int32"),
+        (torch.zeros(3, 1, dtype=torch.int64), r"pairs: shape \[3, 1\], wanted \[2, B\]"),
+        ([[0], [1]], "pairs: list"),
+    ):
+        with pytest.raises(InputError, match=message):
+            heuristic.predict(pairs)
+
+
 def test_heuristics_work_in_blocks(monkeypatch):
     edges, pairs = TinyLinks().graphs.edge_index, torch.randint(NODES, (2, 100))
     whole = LinkHeuristic("katz").fit(edges, NODES).predict(pairs)
