@@ -11,7 +11,7 @@ from graphkit import data
 from graphkit.data.evaluation import evaluate_links
 from graphkit.data.link_split import link_keys, split_links
 from graphkit.data.packed import PackedGraphs
-from graphkit.errors import DatasetNotFoundError, InputError
+from graphkit.errors import DatasetNotFoundError, InputError, PluginError
 from graphkit.models import NCN, LinkHeuristic
 from graphkit.plugins import create_plugin
 from graphkit.tasks import LinkTask, create_task
@@ -300,6 +300,50 @@ def test_ncn_trains_on_the_embedded_set():
     result = trainer.fit(model, create_task(demo))
     losses = [entry["train_loss"] for entry in result.history]
     assert losses[-1] < losses[0]
+
+
+def test_completion_is_switched_on_epoch_by_epoch(tmp_path):
+    seen = []
+
+    class Watched(NCN):
+        """Notes the bound of completion at every encoding, and may end the run."""
+
+        crash_at = -1
+
+        def encode(self, x, adj):
+            if self.training:
+                seen.append(round(float(self.predictor.alpha), 6))
+                if len(seen) == self.crash_at:
+                    raise Crash
+            return super().encode(x, adj)
+
+    def train(folder=None, crash_at=-1):
+        seed_everything(0)
+        seen.clear()
+        model = Watched(in_channels=4, hidden_channels=4, predictor="ncnc", alpha=0.3)
+        model.crash_at = crash_at
+        trainer = Trainer(
+            run_dir=folder, max_epochs=8, batch_size=200, progress=False, accelerator="cpu",
+            checkpoint_seconds=0, plugins=[create_plugin("increasing_alpha")],
+        )  # fmt: skip
+        return trainer.fit(model, create_task(TinyLinks())), model.state_dict()
+
+    whole, weights = train()
+    wanted = [alpha for alpha in (0, 0, 0, 0, 0, 0.1, 0.2, 0.3) for _ in range(2)]
+    assert seen == pytest.approx(wanted)
+    with pytest.raises(Crash):
+        train(tmp_path, crash_at=14)
+    again, same = train(tmp_path)
+    assert seen == pytest.approx(wanted[-len(seen) :])
+    assert 1 <= len(seen) <= 3
+    assert again.history == whole.history
+    assert all(torch.equal(value, same[key]) for key, value in weights.items())
+    with pytest.raises(PluginError, match="Small has no set_alpha"):
+        fit(plugins=[create_plugin("increasing_alpha")])
+    with pytest.raises(InputError, match="predictor='ncn' has no completion"):
+        Trainer(plugins=[create_plugin("increasing_alpha")], progress=False).fit(
+            NCN(in_channels=4, hidden_channels=4), create_task(TinyLinks())
+        )
 
 
 # -- refusals ----------------------------------------------------------------------------------
