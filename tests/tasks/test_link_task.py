@@ -1,99 +1,23 @@
-"""Link prediction: what a step sees, negatives, figures, runs that continue, heuristics."""
+"""Link prediction: what a step sees, negatives, figures, runs that continue, refusals."""
 
-import statistics
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from link_cases import HITS, NODES, Crash, Small, TinyLinks, fit
 
 from graphkit import data
 from graphkit.data.evaluation import evaluate_links
-from graphkit.data.link_split import link_keys, split_links
-from graphkit.data.packed import PackedGraphs
-from graphkit.errors import DatasetNotFoundError, InputError, PluginError
-from graphkit.models import NCN, LinkHeuristic
+from graphkit.data.link_split import link_keys
+from graphkit.errors import InputError, PluginError
+from graphkit.models import NCN
 from graphkit.plugins import create_plugin
 from graphkit.tasks import LinkTask, create_task
+from graphkit.tasks.link_batches import TrainLinks
 from graphkit.train import Trainer, seed_everything
 from graphkit.train.optimizers import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NODES = 60
-HITS = SimpleNamespace(name="none", level="link", metric="hits@20")
-
-
-class Crash(Exception):
-    """Ends a run without any clean-up."""
-
-
-class Small(nn.Module):
-    """One layer over the graph and an inner product."""
-
-    def __init__(self, seed=0, crash_at=-1):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.config = {}
-        self.encoder = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2))
-        self.predictor = nn.Linear(8, 1)
-        self.crash_at, self.calls, self.graphs = crash_at, 0, []
-
-    def encode(self, x, adj):
-        if self.training:
-            self.calls += 1
-            self.graphs.append(link_keys(torch.stack([adj.row().long(), adj.col.long()]), NODES))
-            if self.calls == self.crash_at:
-                raise Crash
-        h = self.encoder(x)
-        return h.index_add(0, adj.row().long(), h[adj.col.long()])
-
-    def score(self, h, adj, pairs):
-        return self.predictor(h[pairs[0]] * h[pairs[1]])
-
-
-class TinyLinks:
-    """A dense random graph with the attributes of a link-level data set."""
-
-    level, task_type, num_tasks, metric, maximize = "link", "link", 1, "hits@20", True
-    name, sha256, card = "tiny-link", "0" * 64, HITS
-
-    def __init__(self, seed=0):
-        keys = torch.randperm(NODES * NODES, generator=torch.Generator().manual_seed(seed))
-        ends = torch.stack([keys // NODES, keys % NODES])
-        ends = ends[:, ends[0] < ends[1]][:, :600]
-        self.links = split_links(ends, NODES, "70/10/20", seed)
-        x = torch.randn(NODES, 4, generator=torch.Generator().manual_seed(seed))
-        train = self.links["train/edge"]
-        both = torch.cat([train, train.flip(0)], dim=1)
-        ptr = torch.tensor([0, NODES]), torch.tensor([0, both.size(1)])
-        self.graphs = PackedGraphs(*ptr, both, node={"x": x})
-
-    @property
-    def splits(self):
-        return {part: self.positive_links(part).t().contiguous() for part in ("train", "valid")}
-
-    def positive_links(self, part):
-        return self.links[f"{part}/edge"]
-
-    def evaluate_links(self, positive, negative, metrics=None):
-        return evaluate_links(self.card, positive, negative, metrics)
-
-
-def fit(folder=None, crash_at=-1, dataset=None, **settings):
-    model = Small(crash_at=crash_at)
-    groups = {"encoder": {"lr": 0.01}, "predictor": {"lr": 0.002}}
-    arguments = {
-        "max_epochs": 4,
-        "batch_size": 100,
-        "optimizer": {"name": "Adam", "lr": 0.01, "groups": groups},
-        "progress": False,
-        "checkpoint_seconds": 0,
-        "accelerator": "cpu",
-        **settings,
-    }
-    task = create_task(dataset or TinyLinks())
-    return Trainer(run_dir=folder, **arguments).fit(model, task), model, task
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -364,6 +288,7 @@ def test_validation_links_in_the_training_graph_are_refused():
         ({"batch_sise": 3}, "did you mean 'batch_size'"),
         ({"eval_batch_size": 0}, "eval_batch_size"),
         ({"node_input": "ids"}, "did you mean 'id'"),
+        ({"negatives": "non_link"}, "did you mean 'non_links'"),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -374,9 +299,8 @@ def test_bad_options_are_named(options, message):
 def test_an_epoch_without_a_step_is_refused():
     with pytest.raises(InputError, match="an epoch would have no step"):
         fit(batch_size=421)
-    hard = create_task(TinyLinks(), negatives="hard")
-    with pytest.raises(InputError, match="non_links"):
-        hard.loader("train")
+    with pytest.raises(InputError, match="negatives: 'hard' is not one of non_links"):
+        TrainLinks(TinyLinks().links["train/edge"], NODES, 100, negatives="hard")
 
 
 def test_links_that_are_no_node_ids_are_refused():
@@ -391,76 +315,47 @@ def test_links_that_are_no_node_ids_are_refused():
         LinkTask(data.load("demo"))
 
 
-# -- heuristics --------------------------------------------------------------------------------
-
-
-def test_heuristics_are_their_definitions():
-    dataset = TinyLinks()
-    edges = dataset.graphs.edge_index
-    dense = torch.zeros(NODES, NODES, dtype=torch.float64)
-    dense[edges[0], edges[1]] = 1
-    degree = dense.sum(1)
-    walk = dense / degree.clamp(min=1)[None, :]
-    eye = torch.eye(NODES, dtype=torch.float64)
-    rank = 0.15 * torch.linalg.inv(eye - 0.85 * walk)  # column i: PageRank from i
-    two, b = dense @ dense, 0.005
-    wanted = {
-        "cn": two,
-        "aa": dense @ torch.diag(1 / degree.clamp(min=2).log()) @ dense,
-        "ra": dense @ torch.diag(1 / degree.clamp(min=1)) @ dense,
-        "katz": b * dense + b**2 * two + b**3 * two @ dense,
-        "ppr": rank + rank.t(),
-    }
-    pairs = torch.combinations(torch.arange(NODES)).t()
-    pairs = pairs[:, (degree[pairs] > 0).all(0)]
-    for kind, matrix in wanted.items():
-        heuristic = LinkHeuristic(kind, iterations=200).fit(edges, NODES)
-        scores = heuristic.predict(pairs).double()
-        assert torch.allclose(scores, matrix[pairs[0], pairs[1]], rtol=1e-4, atol=1e-6), kind
-        assert torch.allclose(heuristic.predict(pairs.flip(0)).double(), scores, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["cn", "aa", "ra", "katz", "ppr"])
-def test_heuristics_take_no_pairs_and_refuse_what_is_no_node(kind):
-    heuristic = LinkHeuristic(kind).fit(TinyLinks().graphs.edge_index, NODES)
-    assert heuristic.predict(torch.zeros(2, 0, dtype=torch.int64)).shape == (0,)
-    for pairs, message in (
-        (torch.tensor([[0, 3], [1, -1]]), r"pairs: node -1 in pairs\[1, 1\], wanted 0..59"),
-        (torch.tensor([[NODES], [0]]), "pairs: node 60"),
-        (torch.zeros(2, 1), "pairs: torch.float32, wanted int64 or int32"),
-        (torch.zeros(3, 1, dtype=torch.int64), r"pairs: shape \[3, 1\], wanted \[2, B\]"),
-        ([[0], [1]], "pairs: list"),
-    ):
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_links_that_cannot_be_judged_are_refused_before_training(part):
+    def refused(key, value, message):
+        dataset = TinyLinks()
+        if value is None:
+            del dataset.links[f"{part}/{key}"]
+        else:
+            dataset.links[f"{part}/{key}"] = value
         with pytest.raises(InputError, match=message):
-            heuristic.predict(pairs)
+            create_task(dataset)
+
+    none, some = torch.zeros(2, 0, dtype=torch.int64), torch.tensor([[0, 1], [2, 3]])
+    refused("edge", none, f"tiny-link has 0 true {part} links")
+    refused("edge_neg", none, r"false ones of shape \[2, 0\], wanted \[2, M\] and at least one")
+    refused("edge_neg", some[0], r"shape \[2\], wanted \[2, M\]")
+    refused("edge_neg", some.float(), f"{part} negatives of tiny-link are torch.float32")
+    refused("edge_neg", some + NODES - 3, f"{part} negatives of tiny-link hold node {NODES}")
+    refused("edge_neg", None, f"tiny-link has no false {part} links")
 
 
-def test_heuristics_work_in_blocks(monkeypatch):
-    edges, pairs = TinyLinks().graphs.edge_index, torch.randint(NODES, (2, 100))
-    whole = LinkHeuristic("katz").fit(edges, NODES).predict(pairs)
-    monkeypatch.setattr("graphkit.models.link_heuristics._ELEMENTS", 7 * NODES)
-    assert torch.equal(LinkHeuristic("katz").fit(edges, NODES).predict(pairs), whole)
+def test_false_destinations_of_another_number_of_links_are_refused():
+    dataset = TinyLinks()
+    del dataset.links["test/edge_neg"]
+    dataset.links["test/target_node_neg"] = torch.zeros(7, 3, dtype=torch.int64)
+    with pytest.raises(InputError, match=r"shape \[7, 3\], wanted \[120, M\]"):
+        create_task(dataset)
 
 
-@pytest.mark.parametrize("kind", ["cm", ""])
-def test_unknown_heuristics_are_refused(kind):
-    with pytest.raises(InputError, match="is not one of cn, aa, ra, katz, ppr"):
-        LinkHeuristic(kind)
-    with pytest.raises(InputError, match="call fit"):
-        LinkHeuristic().predict(torch.zeros(2, 1, dtype=torch.int64))
+def test_self_loops_are_refused_where_they_would_have_to_be_hidden():
+    dataset = TinyLinks()
+    loops = torch.tensor([[5, 8], [5, 8]])
+    dataset.links["train/edge"] = torch.cat([dataset.links["train/edge"], loops], dim=1)
+    with pytest.raises(InputError, match="2 training links of tiny-link are self-loops.* node 5"):
+        create_task(dataset)
+    graph = create_task(dataset, maskinput=False).graph("train")
+    assert graph.num_entries == 2 * 420
+    assert not (graph.row() == graph.col).any()
 
 
-def test_gate_common_neighbours_on_cora(tmp_path, monkeypatch):
-    """Without this figure (33.92 in the paper) no trained one may be believed."""
-    monkeypatch.setenv("GRAPHKIT_CACHE", str(tmp_path))
-    try:
-        cora = data.load("cora-link")
-    except DatasetNotFoundError as missing:
-        pytest.skip(f"cora is not at hand: {str(missing).splitlines()[0]}")
-    values = []
-    for run in range(10):
-        task = create_task(cora.of_run(run))
-        batch = next(iter(task.loader("test")))
-        scores = task.apply(LinkHeuristic("cn"), batch)
-        values.append(task.evaluate(scores, task.target(batch))["hits@100"])
-    assert 0.325 <= statistics.fmean(values) <= 0.355
+def test_unknown_splits_are_refused():
+    task = create_task(TinyLinks())
+    for function in (task.graph, task.loader):
+        with pytest.raises(InputError, match="split: 'vaild' is not one of.*did you mean 'valid'"):
+            function("vaild")

@@ -113,7 +113,9 @@ def sample_rows(csr: CSR, limit: int) -> tuple[CSR, Tensor | None]:
     return CSR(rowptr, csr.col[keep], None, csr.num_rows, csr.num_cols), weight[keep]
 
 
-def check_completion(alpha: float, pt: float = 0.5, scale: float = 1.0, offset: float = 0.0) -> None:
+def check_completion(
+    alpha: float, pt: float = 0.5, scale: float = 1.0, offset: float = 0.0
+) -> None:
     """Refuse constants that make no weight of :func:`completion_probability`."""
     for name, value, least in (("alpha", alpha, "at least 0"), ("pt", pt, "above 0")):
         if not math.isfinite(value) or value < 0.0 or (name == "pt" and value == 0.0):
