@@ -219,6 +219,26 @@ class TestCompletion:
         split = torch.cat([net(predictor)(x, csr, part) for part in pairs.split(11, dim=1)])
         torch.testing.assert_close(split, whole, rtol=0, atol=1e-12)
 
+    @pytest.mark.parametrize("predictor", ["ncnc", "ncnc2", "gae_cnc"])
+    def test_no_differences_are_found_beyond_the_budget(
+        self, predictor: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        csr, x, pairs = random_graph(), features(), every_pair()
+        whole = net(predictor)(x, csr, pairs)
+        most = 2 * int(csr.degree.max())
+        found: list[int] = []
+
+        def record(rows: CSR, limit: int) -> tuple[CSR, Tensor | None]:
+            found.append(rows.num_entries)
+            return sample_rows(rows, limit)
+
+        monkeypatch.setattr(predictor_module, "sample_rows", record)
+        monkeypatch.setattr(predictor_module, "_ENTRIES", 3 * most)
+        model = net(predictor).train()
+        torch.testing.assert_close(model(x, csr, pairs), whole, rtol=0, atol=1e-12)
+        assert most < max(found) <= 3 * most
+        model(x, csr, pairs).sum().backward()
+
     def test_pieces_keep_to_their_limits(self) -> None:
         cost = torch.randint(0, 20, (300,), generator=torch.Generator().manual_seed(0))
         found = list(pieces(cost, 8, 40))

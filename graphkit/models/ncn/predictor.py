@@ -291,6 +291,14 @@ class LinkPredictor(nn.Module):
         return aggregate(found, level.pooled, weight.to(level.pooled.dtype), message="scale")
 
     def _completed(self, level: _Level, pairs: Tensor, p: Tensor, depth: int) -> Tensor:
+        cost = level.adj.degree.long()[pairs].sum(0)  # no difference holds more
+        parts = [
+            self._completed_piece(level, pairs[:, piece], p[piece], depth)
+            for piece in pieces(cost, pairs.size(1), _ENTRIES)
+        ]
+        return torch.cat(parts) if parts else level.pooled.new_zeros(0, level.pooled.size(1))
+
+    def _completed_piece(self, level: _Level, pairs: Tensor, p: Tensor, depth: int) -> Tensor:
         ends = _both_ways(pairs)
         found = intersect(level.adj, ends, kind="difference").csr
         limit = self.trndeg if self.training else self.tstdeg
