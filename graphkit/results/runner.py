@@ -225,12 +225,22 @@ def _record(
     )
 
 
+_PREDICTORS = {  # as the paper (arXiv 2302.00890) writes them
+    "gae_cn": "GAE+CN",
+    "gae_cat_cn": "cat GAE+CN",
+    "gae_cnc": "GAE+CNC",
+    "ncn_diff": "NCN-diff",
+    "ncn_higher": "NCN higher order",
+}
+
+
 def method_name(recipe: Recipe) -> str:
     """Say in a few words what was trained: body, virtual node, encodings, depth and width."""
     settings = recipe.model.arguments
     if recipe.model.name in ("ncn", "link_heuristic"):
         name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
-        return name.replace("_", "+").upper()
+        hidden = (recipe.task.model_extra or {}).get("maskinput", True)
+        return _PREDICTORS.get(name, name.upper()) + ("" if hidden else " NoTLR")
     if ((recipe.task.model_extra or {}).get("propagation") or {}).get("method") == "metapaths":
         return "metapath means"
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")

@@ -29,7 +29,7 @@ WANTED = {
     "seal-usair": "ncn cn katz",
     "seal-yeast": "ncn cn katz",
     "seal-power": "ncn cn katz",
-    "ego-facebook-link": "ncn ncnc cn aa ra",
+    "ego-facebook-link": "ncn ncnc cn aa ra katz ppr",
     "demo-rec": "popularity mf light_gcn",
     "ml-1m": "popularity mf light_gcn",
     "amazon-cds": "popularity mf light_gcn",
