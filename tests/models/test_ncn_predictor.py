@@ -81,6 +81,27 @@ def test_dropped_rows_are_what_is_intersected(
     torch.testing.assert_close(model(x, csr, pairs), theirs, rtol=0, atol=1e-12)
 
 
+def test_the_maps_are_built_of_the_published_layers() -> None:
+    def layers(name: str, **options: Any) -> str:
+        model = net("ncnc", **{"predp": 0.5, **options})
+        letters = {"Linear": "L", "LayerNorm": "N", "Dropout": "D", "ReLU": "R", "Identity": "-"}
+        return "".join(letters[type(layer).__name__] for layer in getattr(model, name))
+
+    # Lin, LN, D, ReLU; the first block of xlin and xcnlin has no norm.
+    assert layers("xlin") == "LDRLNDR"
+    assert layers("xcnlin") == "LDRLNDRL"
+    assert layers("xcnlin", tailact=True) == "LDRLNDR"
+    assert layers("xijlin") == "LNDRL"
+    assert layers("xijlin", tailact=True) == "LNDR"
+    assert layers("lin") == "LNDRL"
+    assert layers("lin", twolayerlin=True) == "LNDRLNDRL"
+    assert layers("xcnlin", lnnn=False, predp=0.0) == "L-RL--RL"
+    assert layers("ptlin") == "LRL"
+    assert net("scn1").xcnlin[0].in_features == 1
+    assert net("catscn1").lin[0].in_features == 7
+    assert [net(name).xlin for name in ("cn0", "scn1", "catscn1", "sincn1cn1")] == [None] * 4
+
+
 def test_what_is_handed_down_to_completion(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[CSR] = []
 

@@ -162,6 +162,7 @@ def test_every_ablation_of_the_paper_is_a_recipe(dataset):
         assert replace(structure, depth=None) == PREDICTORS[published]
         assert method_name(recipe) == title
         assert (recipe.task.model_extra["maskinput"] is False) == name.endswith("no_tlr")
+        assert ("Without target link" in recipe.note) == name.endswith("no_tlr")
         if recipe.num_params is not None:
             size = sum(p.numel() for p in model_of(f"{dataset}/{name}").parameters())
             assert size == recipe.num_params

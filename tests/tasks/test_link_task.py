@@ -11,9 +11,10 @@ from graphkit.data.evaluation import evaluate_links
 from graphkit.data.link_split import link_keys
 from graphkit.errors import InputError, PluginError
 from graphkit.models import NCN
+from graphkit.models.ncn import drop_adj
 from graphkit.plugins import create_plugin
 from graphkit.tasks import LinkTask, create_task
-from graphkit.tasks.link_batches import TrainLinks
+from graphkit.tasks.link_batches import LinkBatch, TrainLinks
 from graphkit.train import Trainer, seed_everything
 from graphkit.train.optimizers import build_optimizer
 
@@ -78,6 +79,48 @@ def test_negatives_are_drawn_once_an_epoch_and_are_no_training_links():
     assert not torch.isin(drawn, keys).any()
     assert (one[0] > one[1]).any()
     assert (one[0] < one[1]).any()
+
+
+def test_true_and_false_links_are_scored_on_dropped_edges_of_their_own(monkeypatch):
+    drawn = []
+
+    def record(csr, p, training):
+        drawn.append(csr)
+        return drop_adj(csr, p, training)
+
+    monkeypatch.setattr("graphkit.models.ncn.predictor.drop_adj", record)
+    task = create_task(TinyLinks())
+    model = NCN(in_channels=4, hidden_channels=4, preedp=0.5)
+    batch = next(iter(task.loader("train", batch_size=100)))
+    assert task.apply(model.train(), batch).shape == (200,)
+    assert len(drawn) == 2
+    assert drawn[0] is drawn[1]
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_the_other_copy_of_a_link_stays_unless_asked(dedup):
+    dataset = TinyLinks()
+    train = dataset.links["train/edge"]
+    dataset.links["train/edge"] = torch.cat([train, train[:, :1].flip(0)], dim=1)
+    model, task = Small(), create_task(dataset, dedup=dedup)
+    pairs = train[:, :1]
+    batch = LinkBatch("train", pairs, pairs.flip(0), hidden=torch.tensor([0]))
+    task.apply(model.train(), batch)
+    there = torch.isin(link_keys(pairs, NODES), model.graphs[-1])
+    assert bool(there) == (not dedup)
+
+
+def test_what_the_encoder_gets():
+    dataset = TinyLinks()
+    x = dataset.graphs.x
+    assert torch.equal(create_task(dataset).node_features(), x)
+    assert torch.equal(create_task(dataset, node_input="id").node_features(), torch.arange(NODES))
+    species = create_task(dataset, node_input="onehot")
+    assert torch.equal(species.node_features(), x.argmax(1))
+    species.use_node_input(x * 2)
+    assert torch.equal(species.node_features(), x * 2)
+    with pytest.raises(InputError, match="x: 59 rows, wanted 60"):
+        species.use_node_input(x[1:])
 
 
 def test_destinations_keep_their_sources():
