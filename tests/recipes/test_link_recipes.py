@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from graphkit import recipes
+from graphkit import data, recipes, results
+from graphkit.errors import DatasetNotFoundError
 from graphkit.models import create_model
 from graphkit.models.ncn import PREDICTORS
 from graphkit.recipes.schema import Optimizer
@@ -197,3 +198,16 @@ def test_rates_of_the_groups_reach_the_optimiser():
     recipe = recipes.load("demo-link/ncn")
     trainer = build.build_trainer(recipe, 0, None)
     assert trainer.optimizer["groups"] == {"encoder": {"lr": 0.01}, "predictor": {"lr": 0.005}}
+
+
+def test_twenty_epochs_of_ncn_rank_three_of_four_links_of_cora(tmp_path, one_thread):
+    recipe = recipes.load("cora-link/ncn")
+    try:
+        data.load(recipe.dataset.name)
+    except DatasetNotFoundError as missing:
+        pytest.skip(str(missing).splitlines()[0])
+    # Only the last epoch is evaluated: the split chooses nothing.
+    changes = ["trainer.max_epochs=20", "trainer.eval_every=20"]
+    record = results.run(recipe, seeds=[0], overrides=changes, runs=tmp_path)
+    assert record.metric == "hits@100"
+    assert record.test_mean > 0.75
