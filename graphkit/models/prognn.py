@@ -160,6 +160,14 @@ class ProGNN(NodeEstimator):
         """Redraw the weights of the GCN."""
         self.gcn.reset_parameters()
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # A model built from a recipe learns how many nodes there are by fit, or here.
+        found = state_dict.get(f"{prefix}graph")
+        if self.config["num_nodes"] is None and isinstance(found, Tensor) and len(found):
+            self.graph = self.graph.new_zeros(len(found), len(found))
+            self.config["num_nodes"] = len(found)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, x: Any, adj: CSR | Tensor | None = None) -> Tensor:
         """Logits on the graph that was learnt, which stands in the place of ``adj``."""
         x = x if isinstance(x, Tensor) else x.x

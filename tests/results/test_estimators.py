@@ -40,6 +40,12 @@ model: {name: robust_gnn, conv: gcn, epochs: 20}
 seeds: 2
 size: cpu
 """
+PROGNN = """
+dataset: {name: demo-node}
+model: {name: prognn_lowrank, rank: 10, keep_tail: true, epochs: 3, lr: 0.01}
+seeds: 2
+size: cpu
+"""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,17 @@ def test_zoo_measures_the_same_figure(runs, tmp_path):
     assert test == pytest.approx(results.read_record(runs / "stable").per_seed[1].test)
 
 
+def test_prognn_runs_from_a_recipe_and_its_graph_goes_to_the_zoo(tmp_path):
+    (tmp_path / "learnt.yaml").write_text(PROGNN)
+    record = results.run(recipes.load(str(tmp_path / "learnt.yaml")), runs=tmp_path / "runs")
+    assert record.method_name == "Pro-GNN-lowrank"
+    assert record.n_runs == 2
+    run = tmp_path / "runs" / "demo-node" / "learnt"
+    folder = zoo.save_run(run, tmp_path / "zoo", seed=1)
+    assert zoo.from_pretrained(folder).graph.shape == (600, 600)
+    assert all(result.agrees for result in zoo.evaluate(folder))
+
+
 def test_dry_run_says_who_trains(runs, tmp_path):
     recipe = recipes.load(str(runs.parent.parent / "stable.yaml"))
     lines = list(dry.describe(recipe, [], None, tmp_path))
@@ -130,5 +147,7 @@ def test_leaderboard_keeps_options_apart():
     ten = {e.label: e.value for e in _shipped("robust-cora", "attack=metattack, rate=0.1")}
     assert five["GCN"] == 0.7655
     assert ten["GCN"] == 0.7039
-    assert set(five) == {"GCN", "GAT", "GCN-Jaccard", "GCN-SVD", "STABLE"}
+    assert set(five) == {
+        "GCN", "GAT", "GCN-Jaccard", "GCN-SVD", "Pro-GNN", "Pro-GNN-fs", "STABLE"
+    }  # fmt: skip
     assert _shipped("robust-cora", "") == []
