@@ -220,10 +220,8 @@ class ProGNN(NodeEstimator):
     def _checked(
         self, x: Tensor, adj: CSR | Tensor, y: Tensor, train: Tensor, valid: Tensor
     ) -> Tensor:
-        x, csr = graph_inputs(x, adj, self.config["in_channels"])
-        nodes, dtype = len(x), self.gcn.weight1.dtype
-        if x.dtype != dtype:
-            raise InputError(f"x: {x.dtype}, wanted {dtype} as the weights")
+        x, csr = graph_inputs(x, adj, self.config["in_channels"], self.gcn.weight1.dtype)
+        nodes = len(x)
         check_split(y, train, valid, nodes, self.config["out_channels"])
         dense = x.new_zeros(nodes, nodes)
         dense[csr.row().long(), csr.col.long()] = 1.0
