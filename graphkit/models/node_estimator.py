@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -73,6 +74,38 @@ class NodeEstimator(nn.Module):
         finally:
             self.train(was_training)
         return out.argmax(1)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what torch would round or not take.
+
+    Raises:
+        InputError: not a whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed: {seed!r}, wanted a whole number")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of a seed inside; the caller's go on as if nothing had been drawn.
+
+    Args:
+        seed: a whole number.
+        device: where the model is trained: dropout on a GPU draws from the generator there.
+
+    Raises:
+        InputError: a seed that is not a whole number.
+
+    Example:
+        >>> with seeded(0, torch.device("cpu")):
+        ...     torch.rand(1).round(decimals=4).item()
+        0.4963
+    """
+    check_seed(seed)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def graph_inputs(

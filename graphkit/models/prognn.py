@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkit.errors import InputError
-from graphkit.models.node_estimator import NodeEstimator, check_split, graph_inputs
+from graphkit.models.node_estimator import NodeEstimator, check_split, graph_inputs, seeded
 from graphkit.models.prognn_steps import (
     feature_smoothness,
     normalised,
@@ -207,9 +207,7 @@ class ProGNN(NodeEstimator):
         """
         original = self._checked(x, adj, y, train, valid)
         self.config["num_nodes"] = len(original)
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.manual_seed(seed)
+        with seeded(seed, x.device), torch.enable_grad():
             self.reset_parameters()
             _Fit(self, x, original, y.long(), train, valid).run()
         self.eval()

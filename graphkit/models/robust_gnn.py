@@ -16,6 +16,7 @@ from graphkit.models.node_estimator import (
     check_split,
     check_training,
     graph_inputs,
+    seeded,
     train_by_two_criteria,
 )
 from graphkit.models.registry import register_model
@@ -249,8 +250,7 @@ class RobustGNN(NodeEstimator):
         x, graph = self._inputs(x, adj)
         check_split(y, train, valid, x.size(0), options["out_channels"])
         matrix = self._propagation(x, graph)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, x.device):
             self.classifier.reset_parameters()
             self.history_, self.best_epoch_ = train_by_two_criteria(
                 self.classifier, lambda: self.classifier(x, matrix), y, train, valid,

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from graphkit import zoo
 from graphkit.errors import InputError
 from graphkit.models import RobustGNN, create_model
-from graphkit.models.node_estimator import train_by_two_criteria
+from graphkit.models.node_estimator import seeded, train_by_two_criteria
 from graphkit.models.robust_gnn import low_rank
 from graphkit.models.stable import symmetric_normalisation
 from graphkit.models.stable.weighted_graph import graph_of_pairs
@@ -53,6 +53,21 @@ def test_same_seed_same_result_and_the_callers_random_numbers_stay():
     third = small().fit(*ARGS, seed=4)
     assert same(state(first.encoder), state(third.encoder))  # seeds 0..9 share the embedding
     assert not same(state(first.classifier), state(third.classifier))
+
+
+def test_random_numbers_of_a_gpu_are_the_callers_again(monkeypatch):
+    asked, fork = [], torch.random.fork_rng
+    monkeypatch.setattr("torch.random.fork_rng", lambda devices: asked.append(devices) or fork([]))
+    for name in ("cpu", "cuda:1"):
+        with seeded(0, torch.device(name)):
+            pass
+    assert asked == [[], [torch.device("cuda:1")]]
+    small(epochs=1, contrast_epochs=1).fit(*ARGS)
+    RobustGNN(40, 2, epochs=1).fit(*ARGS)
+    assert asked[2:] == [[]] * 3
+    for model in (small(epochs=1, contrast_epochs=1), RobustGNN(40, 2)):
+        with pytest.raises(InputError, match=r"seed: 0.5, wanted a whole"):
+            model.fit(*ARGS, seed=0.5)
 
 
 def test_embedding_is_taken_over_where_the_seed_allows_it():

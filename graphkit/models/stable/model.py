@@ -12,9 +12,11 @@ from torch import Tensor
 from graphkit.errors import InputError, nearest
 from graphkit.models.node_estimator import (
     NodeEstimator,
+    check_seed,
     check_split,
     check_training,
     graph_inputs,
+    seeded,
     train_by_two_criteria,
 )
 from graphkit.models.registry import register_model
@@ -197,6 +199,7 @@ class Stable(NodeEstimator):
         options = self.config
         x, graph = self._inputs(x, adj)
         check_split(y, train, valid, x.size(0), options["out_channels"])
+        check_seed(seed)
         embedding_seed = seed // options["runs_per_embedding"]
         if isinstance(previous, Stable) and previous._embeds(options, embedding_seed, x, graph):
             self.encoder.load_state_dict(previous.encoder.state_dict())
@@ -207,8 +210,7 @@ class Stable(NodeEstimator):
             self._contrast(x, graph, embedding_seed)
         self._fitted_on = (x, graph)
         self.embedding_seed_ = embedding_seed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, x.device):
             self.classifier.reset_parameters()
             self.history_, self.best_epoch_ = train_by_two_criteria(
                 self.classifier,
@@ -227,8 +229,7 @@ class Stable(NodeEstimator):
         generator = torch.Generator().manual_seed(seed)
         views = recovered_views(rough, removed, options["recover"], generator)
         main, augmented = normalised_views(rough, views, options["beta"], options["aug_extra_loop"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, x.device):
             self.encoder.reset_parameters()
             self.discriminator.reset_parameters()
         self.contrast_history_ = train_contrastive(
