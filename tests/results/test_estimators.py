@@ -140,6 +140,25 @@ def test_figures_against_a_setting(runs, tmp_path, capsys):
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
+def test_figures_against_the_rate_of_an_own_attack(tmp_path):
+    text = GCN.replace("{name: demo-node}", "{name: demo-node, transforms: [{name: %s, rate: %s}]}")
+    text = text.replace("epochs: 20", "epochs: 2").replace("seeds: 2", "seeds: 1")
+    for attack, rate in (("DICE", 0.1), ("DICE", 0.3), ("RandomAttack", 0.1)):
+        path = tmp_path / f"{attack.lower()}{int(100 * rate)}.yaml"
+        path.write_text(text % (attack, rate))
+        results.run(recipes.load(str(path)), runs=tmp_path / "runs")
+    records = results.collect([tmp_path / "runs"])[0]
+    panels = read_lines(records, "dataset.transforms.0.rate")
+    assert set(panels) == {"demo-node DICE, acc", "demo-node RandomAttack, acc"}
+    assert set(panels["demo-node DICE, acc"][0]["GCN"]) == {0.1, 0.3}
+    by_name = read_lines(records, "dataset.transforms.DICE.rate")
+    assert by_name == {"demo-node DICE, acc": panels["demo-node DICE, acc"]}
+    with pytest.raises(InputError, match="no record has a number"):
+        read_lines(records, "dataset.transforms.1.rate")
+    drawn = draw_over([tmp_path / "runs"], "dataset.transforms.0.rate", tmp_path / "rates.png")
+    assert drawn.stat().st_size > 5000
+
+
 def test_leaderboard_keeps_options_apart():
     from graphkit.results.leaderboard import _shipped
 
