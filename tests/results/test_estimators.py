@@ -12,6 +12,7 @@ from graphkit.cli import main
 from graphkit.errors import InputError
 from graphkit.results import dry
 from graphkit.results.estimators import FittedEstimator
+from graphkit.results.leaderboard import tables
 from graphkit.results.sweeps import draw_over, read_lines
 
 STABLE = """
@@ -155,6 +156,9 @@ def test_figures_against_the_rate_of_an_own_attack(tmp_path):
     assert by_name == {"demo-node DICE, acc": panels["demo-node DICE, acc"]}
     with pytest.raises(InputError, match="no record has a number"):
         read_lines(records, "dataset.transforms.1.rate")
+    # Attacked graphs are not ranked with each other, nor with the clean one.
+    attacked = {table.options for table in tables(records)}
+    assert attacked == {"DICE(rate=0.1)", "DICE(rate=0.3)", "RandomAttack(rate=0.1)"}
     drawn = draw_over([tmp_path / "runs"], "dataset.transforms.0.rate", tmp_path / "rates.png")
     assert drawn.stat().st_size > 5000
 
