@@ -76,7 +76,7 @@ def _inside(config: Any, part: str) -> Any:
 def _given(dataset: dict[str, Any], key: str) -> list[str]:
     """Options and transforms of a data set in words, without the setting that is swept."""
     above, _, last = key.rpartition(".")
-    parts = [("dataset.options", None, dict(dataset.get("options") or {}))]
+    parts = [("dataset.options", "", dict(dataset.get("options") or {}))]
     for number, step in enumerate(dataset.get("transforms") or []):
         named = dict(step)
         name = str(named.pop("name", "?"))
