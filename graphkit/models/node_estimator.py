@@ -99,7 +99,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
     Example:
         >>> with seeded(0, torch.device("cpu")):
-        ...     torch.rand(1).round(decimals=4).item()
+        ...     round(torch.rand(1).item(), 4)
         0.4963
     """
     check_seed(seed)
