@@ -300,7 +300,7 @@ class NormalizeFeatures(Transform):
 
 
 # Attacks bring optimisers and models along: only those who attack import them.
-_ATTACKS = ("DICE", "Metattack", "PGDAttack", "RandomAttack")
+ATTACKS = ("DICE", "Metattack", "PGDAttack", "RandomAttack")
 
 
 class _Registry:
@@ -312,7 +312,7 @@ class _Registry:
 
 def list_transforms() -> list[str]:
     """Return the names that :func:`create_transform` knows."""
-    return sorted({*_Registry.classes, *_ATTACKS})
+    return sorted({*_Registry.classes, *ATTACKS})
 
 
 def create_transform(config: Mapping[str, Any] | Transform) -> Transform:
@@ -329,7 +329,7 @@ def create_transform(config: Mapping[str, Any] | Transform) -> Transform:
         return config
     arguments = dict(config)
     name = arguments.pop("name", None)
-    if name in _ATTACKS and name not in _Registry.classes:
+    if name in ATTACKS and name not in _Registry.classes:
         attacks = importlib.import_module("graphkit.data.attacks")
         _Registry.classes[name] = getattr(attacks, name)
     if name not in _Registry.classes:

@@ -249,6 +249,8 @@ def method_name(recipe: Recipe) -> str:
         plain = chosen.get("p", 1.0) == chosen.get("q", 1.0) == 1.0
         body = {"fastrp": "FastRP", "walks": "DeepWalk" if plain else "node2vec"}[chosen["name"]]
         return f"{body} {chosen.get('dim', '')}".strip()
+    if body.startswith("prognn") and settings.get("lambda_") == 0:
+        body += "-fs"
     if settings.get("purify"):
         body = f"{body.upper()}-{settings['purify']}"
     names = {
@@ -262,6 +264,10 @@ def method_name(recipe: Recipe) -> str:
         "gatedgcn": "GatedGCN",
         "gcnii": "GCNII",
         "stable": "STABLE",
+        "prognn": "Pro-GNN",
+        "prognn-fs": "Pro-GNN-fs",
+        "prognn_lowrank": "Pro-GNN-lowrank",
+        "prognn_lowrank-fs": "Pro-GNN-lowrank-fs",
         "GCN-jaccard": "GCN-Jaccard",
         "GCN-svd": "GCN-SVD",
     }

@@ -87,7 +87,8 @@ def _simple(csr: CSR, symmetrise: bool) -> CSR:
         i, j = _first_difference(csr, flipped)
         raise InputError(
             f"adj: edge {j} -> {i} has no reverse, wanted an undirected graph; "
-            "symmetrise=True adds what is missing"
+            "torch_geometric.utils.to_undirected adds what is missing, as does symmetrise=True "
+            "where there is such an argument"
         )
     if not symmetrise and repeated.numel():
         place = int(repeated[0, 0])
