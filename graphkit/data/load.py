@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -277,7 +278,9 @@ def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, An
         parsed: Parsed = reader.read(card, source, **options)
     except GraphkitError:
         raise
-    except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
+    except (
+        OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile
+    ) as error:  # fmt: skip
         raise CorruptFileError(
             f"{card.name}: {source.base} could not be read ({type(error).__name__}: {error}); "
             f"get it again: {card.how_to_get}"

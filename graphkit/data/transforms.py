@@ -301,8 +301,9 @@ class NormalizeFeatures(Transform):
 
 
 # Attacks and embeddings bring optimisers and models along: only those who name them import them.
+ATTACKS = ("DICE", "Metattack", "PGDAttack", "RandomAttack")
 _LATER = {
-    **dict.fromkeys(("DICE", "Metattack", "PGDAttack", "RandomAttack"), "graphkit.data.attacks"),
+    **dict.fromkeys(ATTACKS, "graphkit.data.attacks"),
     "AddFastRP": "graphkit.tasks.embedding_transform",
 }
 

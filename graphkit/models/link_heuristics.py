@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
-from graphkit.models.ncn import adjacency
+from graphkit.models.ncn.adjacency import adjacency, checked_pairs
 from graphkit.models.registry import register_model
 from graphkit.ops import CSR, aggregate, common_neighbors, intersect_sum
 
@@ -112,8 +112,14 @@ class LinkHeuristic(nn.Module):
             h: not read but for its number of rows.
             adj: the graph.
             pairs: ``[2, B]`` node ids.
+
+        Raises:
+            InputError: a graph as :class:`~graphkit.models.NCN` refuses, or pairs that are no ids.
         """
         graph = adjacency(adj, h.size(0))
+        pairs = checked_pairs(pairs, graph)
+        if not pairs.size(1):
+            return torch.zeros(0, 1, device=pairs.device)
         if self.kind == "cn":
             return common_neighbors(graph, pairs).to(torch.float32)[:, None]
         if self.kind in ("aa", "ra"):

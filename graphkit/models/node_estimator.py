@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,8 +66,8 @@ class NodeEstimator(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def predict(self, x: Tensor, adj: CSR | Tensor) -> Tensor:
-        """Classes ``[N]`` of all nodes."""
+    def predict(self, x: Any, adj: CSR | Tensor | None = None) -> Tensor:
+        """Classes ``[N]`` of all nodes; of features and a graph, or of one PyG ``Data``."""
         was_training = self.training
         try:
             out: Tensor = self.eval()(x, adj)
@@ -75,11 +76,51 @@ class NodeEstimator(nn.Module):
         return out.argmax(1)
 
 
-def graph_inputs(x: Any, adj: CSR | Tensor | None, in_channels: int) -> tuple[Tensor, CSR]:
-    """Features and checked graph, from two arguments or from one ``Data`` or batch.
+def check_seed(seed: int) -> None:
+    """Refuse what torch would round or not take.
 
     Raises:
-        InputError: features of another shape, not floating point or not finite, or a graph with
+        InputError: not a whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed: {seed!r}, wanted a whole number")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of a seed inside; the caller's go on as if nothing had been drawn.
+
+    Args:
+        seed: a whole number.
+        device: where the model is trained: dropout on a GPU draws from the generator there.
+
+    Raises:
+        InputError: a seed that is not a whole number.
+
+    Example:
+        >>> with seeded(0, torch.device("cpu")):
+        ...     round(torch.rand(1).item(), 4)
+        0.4963
+    """
+    check_seed(seed)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def graph_inputs(
+    x: Any, adj: CSR | Tensor | None, in_channels: int, dtype: torch.dtype | None = None
+) -> tuple[Tensor, CSR]:
+    """Features and checked graph, from two arguments or from one ``Data`` or batch.
+
+    Args:
+        x: ``[N, in_channels]`` features, or an object with ``x`` and ``edge_index``.
+        adj: the graph, if ``x`` is features only.
+        in_channels: what the model was made for.
+        dtype: of the weights; any floating point when not given.
+
+    Raises:
+        InputError: features of another shape or dtype, sparse or not finite, or a graph with
             directions, weights or self-loops.
 
     Example:
@@ -88,12 +129,18 @@ def graph_inputs(x: Any, adj: CSR | Tensor | None, in_channels: int) -> tuple[Te
         2
     """
     if adj is None:
+        if not hasattr(x, "edge_index"):
+            raise InputError("adj: None, wanted the graph of x, or one Data in the place of both")
         x, adj = x.x, x.edge_index
     if not isinstance(x, Tensor) or x.dim() != 2 or x.size(1) != in_channels:
         seen = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x: {seen}, wanted [N, {in_channels}]")
+    if x.layout != torch.strided:
+        raise InputError(f"x: {x.layout}, wanted a dense tensor; convert with x.to_dense()")
     if not x.is_floating_point():
         raise InputError(f"x: {x.dtype}, wanted floating point; convert with x.float()")
+    if dtype not in (None, x.dtype):
+        raise InputError(f"x: {x.dtype}, wanted {dtype} as the weights; convert with x.to({dtype})")
     if not bool(torch.isfinite(x).all()):
         raise InputError("x: NaN or infinite values, wanted finite features")
     return x, adjacency(adj, x.size(0))
@@ -108,6 +155,9 @@ def check_split(y: Tensor, train: Tensor, valid: Tensor, num_nodes: int, num_cla
     Example:
         >>> check_split(torch.tensor([0, 1, 0]), torch.tensor([0]), torch.tensor([1]), 3, 2)
     """
+    for name, value in (("y", y), ("train", train), ("valid", valid)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name}: {type(value).__name__}, wanted an integer tensor")
     if y.dim() != 1 or y.dtype not in _INTEGERS or len(y) != num_nodes:
         raise InputError(
             f"y: {y.dtype} of shape {list(y.shape)}, wanted [{num_nodes}] int64, one class per node"
@@ -203,8 +253,11 @@ def check_training(epochs: int, lr: float, weight_decay: float, dropout: float) 
     Raises:
         InputError: names the argument.
     """
-    if epochs < 1:
-        raise InputError(f"epochs: {epochs}, wanted at least 1")
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise InputError(f"epochs: {epochs!r}, wanted a whole number of at least 1")
+    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("dropout", dropout)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{name}: {value!r}, wanted a number")
     if not 0.0 < lr < float("inf"):
         raise InputError(f"lr: {lr}, wanted a positive number")
     if not 0.0 <= weight_decay < float("inf"):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphkit.errors import InputError
-from graphkit.models.node_estimator import NodeEstimator, check_split, graph_inputs
+from graphkit.models.node_estimator import NodeEstimator, check_split, graph_inputs, seeded
 from graphkit.models.prognn_steps import (
     feature_smoothness,
     normalised,
@@ -160,6 +160,14 @@ class ProGNN(NodeEstimator):
         """Redraw the weights of the GCN."""
         self.gcn.reset_parameters()
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # A model built from a recipe learns how many nodes there are by fit, or here.
+        found = state_dict.get(f"{prefix}graph")
+        if self.config["num_nodes"] is None and isinstance(found, Tensor) and len(found):
+            self.graph = self.graph.new_zeros(len(found), len(found))
+            self.config["num_nodes"] = len(found)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, x: Any, adj: CSR | Tensor | None = None) -> Tensor:
         """Logits on the graph that was learnt, which stands in the place of ``adj``."""
         x = x if isinstance(x, Tensor) else x.x
@@ -199,9 +207,7 @@ class ProGNN(NodeEstimator):
         """
         original = self._checked(x, adj, y, train, valid)
         self.config["num_nodes"] = len(original)
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            torch.manual_seed(seed)
+        with seeded(seed, x.device), torch.enable_grad():
             self.reset_parameters()
             _Fit(self, x, original, y.long(), train, valid).run()
         self.eval()
@@ -212,10 +218,8 @@ class ProGNN(NodeEstimator):
     def _checked(
         self, x: Tensor, adj: CSR | Tensor, y: Tensor, train: Tensor, valid: Tensor
     ) -> Tensor:
-        x, csr = graph_inputs(x, adj, self.config["in_channels"])
-        nodes, dtype = len(x), self.gcn.weight1.dtype
-        if x.dtype != dtype:
-            raise InputError(f"x: {x.dtype}, wanted {dtype} as the weights")
+        x, csr = graph_inputs(x, adj, self.config["in_channels"], self.gcn.weight1.dtype)
+        nodes = len(x)
         check_split(y, train, valid, nodes, self.config["out_channels"])
         dense = x.new_zeros(nodes, nodes)
         dense[csr.row().long(), csr.col.long()] = 1.0

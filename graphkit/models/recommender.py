@@ -67,8 +67,9 @@ class InteractionBatch:
         users: int64 ``[B]``.
         items: int64 ``[B]``.
         negatives: int64 ``[B, N]``, ``[N]`` where the batch shares them, or ``None``.
-        whole: number of pairs of the step, of which this worker has some; 0 for all of them. Only
-            losses that are sums over pairs need it: workers' losses are averaged.
+        whole: number of pairs of the step, of which this batch has some; 0 for all of them. Only
+            losses that are sums over pairs need it: those of workers and of batches that make one
+            step together are averaged.
         split: ``train``; ``valid`` and ``test`` batches are empty and stand for the whole split.
     """
 

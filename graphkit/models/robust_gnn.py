@@ -16,6 +16,7 @@ from graphkit.models.node_estimator import (
     check_split,
     check_training,
     graph_inputs,
+    seeded,
     train_by_two_criteria,
 )
 from graphkit.models.registry import register_model
@@ -44,8 +45,9 @@ class LowRankGraph:
     root: Tensor
 
     def __matmul__(self, h: Tensor) -> Tensor:
-        scaled = self.root[:, None] * h
-        return self.root[:, None] * (self.left @ (self.right.t() @ scaled) + scaled)
+        left, right, root = (p.to(h.dtype) for p in (self.left, self.right, self.root[:, None]))
+        scaled = root * h
+        return root * (left @ (right.t() @ scaled) + scaled)
 
 
 def low_rank(csr: CSR, rank: int) -> LowRankGraph:
@@ -78,6 +80,9 @@ def low_rank(csr: CSR, rank: int) -> LowRankGraph:
     n = csr.num_rows
     if not 1 <= rank < n:
         raise InputError(f"rank: {rank}, wanted 1..{n - 1} for {n} nodes")
+    if csr.num_entries == 0:  # ARPACK refuses a matrix of zeros
+        nothing = torch.zeros(n, rank, device=csr.col.device)
+        return LowRankGraph(nothing, nothing, torch.ones(n, device=csr.col.device))
     matrix = csr_matrix(
         (np.ones(csr.num_entries), csr.col.cpu().numpy(), csr.rowptr.cpu().numpy()), (n, n)
     )
@@ -207,7 +212,7 @@ class RobustGNN(NodeEstimator):
         if conv == "gat" and purify == "svd":
             raise InputError("purify: 'svd' with conv='gat', wanted 'gcn': attention needs edges")
         for name in ("in_channels", "out_channels", "rank", "hidden_channels", "heads"):
-            if not isinstance(config[name], int) or config[name] < 1:
+            if type(config[name]) is not int or config[name] < 1:
                 raise InputError(f"{name}: {config[name]!r}, wanted an integer of at least 1")
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"threshold: {threshold}, wanted 0..1")
@@ -225,7 +230,7 @@ class RobustGNN(NodeEstimator):
         self.classifier.reset_parameters()
 
     def forward(self, x: Any, adj: CSR | Tensor | None = None) -> Tensor:
-        x, graph = graph_inputs(x, adj, self.config["in_channels"])
+        x, graph = self._inputs(x, adj)
         out: Tensor = self.classifier(x, self._propagation(x, graph))
         return out
 
@@ -242,11 +247,10 @@ class RobustGNN(NodeEstimator):
     ) -> RobustGNN:
         """Train; see :meth:`NodeEstimator.fit`."""
         options = self.config
-        x, graph = graph_inputs(x, adj, options["in_channels"])
+        x, graph = self._inputs(x, adj)
         check_split(y, train, valid, x.size(0), options["out_channels"])
         matrix = self._propagation(x, graph)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, x.device):
             self.classifier.reset_parameters()
             self.history_, self.best_epoch_ = train_by_two_criteria(
                 self.classifier, lambda: self.classifier(x, matrix), y, train, valid,
@@ -257,6 +261,10 @@ class RobustGNN(NodeEstimator):
         with torch.no_grad():
             self.logits_ = self.classifier(x, matrix)
         return self
+
+    def _inputs(self, x: Any, adj: CSR | Tensor | None) -> tuple[Tensor, CSR]:
+        dtype = next(self.classifier.parameters()).dtype
+        return graph_inputs(x, adj, self.config["in_channels"], dtype)
 
     @torch.no_grad()
     def _propagation(self, x: Tensor, graph: CSR) -> Any:

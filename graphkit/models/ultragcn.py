@@ -208,7 +208,7 @@ class UltraGCN(Recommender):
             loose = batch.users.new_empty(0)
         else:
             loose = negatives
-        # The mean over workers, by their pairs, must be the sum over all pairs of the step.
+        # The mean over the batches of a step, by their pairs, must be the sum over all its pairs.
         share = batch.whole / batch.users.numel() if batch.whole else 1.0
         loss = sampled_logistic(
             user, item, batch.users, batch.items, loose, beta_user=self.beta_user,

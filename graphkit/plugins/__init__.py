@@ -11,6 +11,7 @@ from graphkit.plugins.compression import ParameterSharingPlugin, compress, compr
 from graphkit.plugins.early_stopping import EarlyStoppingPlugin
 from graphkit.plugins.ema import EMAPlugin
 from graphkit.plugins.grad_clip import GradClipPlugin
+from graphkit.plugins.increasing_alpha import IncreasingAlphaPlugin
 from graphkit.plugins.lr_schedule import LRSchedulePlugin
 from graphkit.plugins.sam import SAM, SAMPlugin, at_worst_point
 from graphkit.train.hooks import TrainerPlugin
@@ -21,6 +22,7 @@ _BY_NAME: dict[str, type[TrainerPlugin]] = {
         EarlyStoppingPlugin,
         EMAPlugin,
         GradClipPlugin,
+        IncreasingAlphaPlugin,
         LRSchedulePlugin,
         ParameterSharingPlugin,
         SAMPlugin,
@@ -76,6 +78,7 @@ __all__ = [
     "EMAPlugin",
     "EarlyStoppingPlugin",
     "GradClipPlugin",
+    "IncreasingAlphaPlugin",
     "LRSchedulePlugin",
     "ParameterSharingPlugin",
     "SAMPlugin",

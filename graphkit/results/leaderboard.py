@@ -108,7 +108,7 @@ def tables(records: Sequence[ResultRecord]) -> list[Table]:
     grouped: dict[tuple[str, str, str], Table] = {}
     published: dict[tuple[str, str, str], dict[tuple[str, float], Published]] = {}
     for record in records:
-        options = _options(record.config.get("dataset", {}).get("options", {}))
+        options = _options(record.config.get("dataset", {}))
         key = (record.dataset, options, record.metric)
         table = grouped.setdefault(
             key, Table(record.dataset, record.metric, record.maximize, record.std_kind, options)
@@ -125,16 +125,26 @@ def tables(records: Sequence[ResultRecord]) -> list[Table]:
     return [grouped[key] for key in sorted(grouped)]
 
 
-def _options(options: dict[str, Any]) -> str:
-    """Graphs or splits chosen by options have figures of their own."""
-    return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+def _options(dataset: dict[str, Any]) -> str:
+    """Graphs or splits chosen by options, and attacked graphs, have figures of their own."""
+    words = [f"{key}={value}" for key, value in sorted((dataset.get("options") or {}).items())]
+    steps = dataset.get("transforms") or []
+    if steps:  # imports torch
+        from graphkit.data.transforms import ATTACKS
+
+        for step in steps:
+            if step.get("name") in ATTACKS:
+                given = {key: value for key, value in sorted(step.items()) if key != "name"}
+                words.append(f"{step['name']}({', '.join(f'{k}={v}' for k, v in given.items())})")
+    return ", ".join(words)
 
 
 @lru_cache(maxsize=64)
 def _shipped(dataset: str, options: str) -> list[Published]:
     files = recipes.names(f"{dataset}/*")
     loaded = [recipes.load(n) for name in files for n in (name, *recipes.variants(name))]
-    return [e for r in loaded if _options(r.dataset.options) == options for e in r.published]
+    found = [(_options(r.dataset.model_dump()), r.published) for r in loaded]
+    return [entry for where, entries in found if where == options for entry in entries]
 
 
 def _our_row(record: ResultRecord) -> Row:

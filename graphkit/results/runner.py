@@ -225,12 +225,22 @@ def _record(
     )
 
 
+_PREDICTORS = {  # as the paper (arXiv 2302.00890) writes them
+    "gae_cn": "GAE+CN",
+    "gae_cat_cn": "cat GAE+CN",
+    "gae_cnc": "GAE+CNC",
+    "ncn_diff": "NCN-diff",
+    "ncn_higher": "NCN higher order",
+}
+
+
 def method_name(recipe: Recipe) -> str:
     """Say in a few words what was trained: body, virtual node, encodings, depth and width."""
     settings = recipe.model.arguments
     if recipe.model.name in ("ncn", "link_heuristic"):
         name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
-        return name.replace("_", "+").upper()
+        hidden = (recipe.task.model_extra or {}).get("maskinput", True)
+        return _PREDICTORS.get(name, name.upper()) + ("" if hidden else " NoTLR")
     if ((recipe.task.model_extra or {}).get("propagation") or {}).get("method") == "metapaths":
         return "metapath means"
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")
@@ -239,6 +249,8 @@ def method_name(recipe: Recipe) -> str:
         plain = chosen.get("p", 1.0) == chosen.get("q", 1.0) == 1.0
         body = {"fastrp": "FastRP", "walks": "DeepWalk" if plain else "node2vec"}[chosen["name"]]
         return f"{body} {chosen.get('dim', '')}".strip()
+    if body.startswith("prognn") and settings.get("lambda_") == 0:
+        body += "-fs"
     if settings.get("purify"):
         body = f"{body.upper()}-{settings['purify']}"
     names = {
@@ -252,6 +264,10 @@ def method_name(recipe: Recipe) -> str:
         "gatedgcn": "GatedGCN",
         "gcnii": "GCNII",
         "stable": "STABLE",
+        "prognn": "Pro-GNN",
+        "prognn-fs": "Pro-GNN-fs",
+        "prognn_lowrank": "Pro-GNN-lowrank",
+        "prognn_lowrank-fs": "Pro-GNN-lowrank-fs",
         "GCN-jaccard": "GCN-Jaccard",
         "GCN-svd": "GCN-SVD",
     }

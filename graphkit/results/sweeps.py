@@ -24,7 +24,8 @@ def read_lines(
 
     Args:
         records: of runs that differ in the setting.
-        key: where it stands in a recipe, such as ``"dataset.options.rate"``.
+        key: where it stands in a recipe, such as ``"dataset.options.rate"``, or, in a list, by
+            position or name, ``"dataset.transforms.DICE.rate"``.
 
     Returns:
         For each data set and metric the measured lines and the published ones, by method.
@@ -37,9 +38,7 @@ def read_lines(
         value = _look_up(record.config, key)
         if value is None:
             continue
-        options = dict(record.config.get("dataset", {}).get("options", {}))
-        options.pop(key.rpartition(".")[2], None)
-        title = " ".join([record.dataset, *(f"{k}={v}" for k, v in sorted(options.items()))])
+        title = " ".join([record.dataset, *_given(record.config.get("dataset", {}), key)])
         for metric, figure in record.figures().items():
             measured, published = found.setdefault(f"{title}, {metric}", ({}, {}))
             line = measured.setdefault(record.method_name, {})
@@ -59,9 +58,37 @@ def read_lines(
 
 def _look_up(config: Any, key: str) -> float | None:
     for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
+        config = _inside(config, part)
     number = isinstance(config, int | float) and not isinstance(config, bool)
     return float(config) if number else None
+
+
+def _inside(config: Any, part: str) -> Any:
+    """What is below a key, or at a position or name of a list, as overrides address it."""
+    if isinstance(config, list):
+        named = [i for i in config if isinstance(i, dict) and i.get("name") == part]
+        if named:
+            return named[0]
+        return config[int(part)] if part.isdecimal() and int(part) < len(config) else None
+    return config.get(part) if isinstance(config, dict) else None
+
+
+def _given(dataset: dict[str, Any], key: str) -> list[str]:
+    """Options and transforms of a data set in words, without the setting that is swept."""
+    above, _, last = key.rpartition(".")
+    parts = [("dataset.options", "", dict(dataset.get("options") or {}))]
+    for number, step in enumerate(dataset.get("transforms") or []):
+        named = dict(step)
+        name = str(named.pop("name", "?"))
+        swept = above in (f"dataset.transforms.{number}", f"dataset.transforms.{name}")
+        parts.append((above if swept else "", name, named))
+    words = []
+    for place, name, settings in parts:
+        if place == above:
+            settings.pop(last, None)
+        words += [name] if name else []
+        words += [f"{k}={v}" for k, v in sorted(settings.items())]
+    return words
 
 
 def draw_over(folders: Sequence[str | Path], key: str, target: str | Path) -> Path:

@@ -24,6 +24,8 @@ class GroupBatch:
         nodes: int64 ``[B]`` which nodes they are.
         train_mask: bool ``[B]`` whose labels may be learnt.
         split: ``train``, ``valid`` or ``test``.
+        train_factor: where several batches make one step and share it by their nodes, what makes
+            the mean over this batch's training nodes its part of the mean over the step's.
     """
 
     groups: list[Tensor]
@@ -31,6 +33,7 @@ class GroupBatch:
     nodes: Tensor
     train_mask: Tensor
     split: str
+    train_factor: float = 1.0
 
     @property
     def num_graphs(self) -> int:

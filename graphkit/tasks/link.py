@@ -13,7 +13,7 @@ from graphkit.errors import InputError, nearest
 from graphkit.models.ncn import TrainingEdges
 from graphkit.ops import CSR
 from graphkit.tasks.base import Task, check_finite
-from graphkit.tasks.link_batches import EvalLinks, LinkBatch, TrainLinks
+from graphkit.tasks.link_batches import NEGATIVES, EvalLinks, LinkBatch, TrainLinks
 
 _INPUTS = ("features", "id", "onehot")
 _HITS = ("hits@20", "hits@50", "hits@100")
@@ -46,8 +46,8 @@ class LinkTask(Task):
 
     Raises:
         InputError: a set of another level, an unknown option, features that are not there,
-            validation links in the training graph (unless ``use_valedges``), or links whose ids
-            are no nodes.
+            validation links in the training graph (unless ``use_valedges``), a part without true
+            or false links, links whose ids are no nodes, or self-loops to hide (``maskinput``).
 
     Example:
         >>> from graphkit import data
@@ -73,11 +73,13 @@ class LinkTask(Task):
                 raise InputError(f"{name}: must be at least 1, got {size}")
         if dataset.level != "link":
             raise InputError(f"dataset: {dataset.name} is a {dataset.level}-level set, wanted link")
-        if node_input not in _INPUTS:
-            raise InputError(
-                f"node_input: {node_input!r} is not one of {', '.join(_INPUTS)}"
-                f"{nearest(node_input, _INPUTS)}"
-            )
+        for name, given, known in (
+            ("node_input", node_input, _INPUTS), ("negatives", negatives, NEGATIVES),
+        ):  # fmt: skip
+            if given not in known:
+                raise InputError(
+                    f"{name}: {given!r} is not one of {', '.join(known)}{nearest(given, known)}"
+                )
         self.dataset = dataset
         self.task_type, self.num_outputs = "link", 1
         self.metric, self.maximize = str(dataset.metric), bool(dataset.maximize)
@@ -86,7 +88,13 @@ class LinkTask(Task):
         self.negatives, self.node_input = negatives, node_input
         self.loss_name = "link"
         self.num_nodes = int(dataset.graphs.num_nodes)
-        self.links = {part: _checked(dataset, part, self.num_nodes) for part in _PARTS}
+        self.links = {
+            part: _checked(dataset, part, "links", dataset.positive_links(part), self.num_nodes)
+            for part in _PARTS
+        }
+        self._false = {part: self._false_links(part) for part in ("valid", "test")}
+        if maskinput:
+            self._refuse_loops()
         if not use_valedges:
             self._refuse_leak()
         self.config = {
@@ -110,6 +118,35 @@ class LinkTask(Task):
                 f"{self.dataset.name} are in the training graph, the first is ({i}, {j}); their "
                 "scores would say nothing. use_valedges=True if that is the protocol (ogbl-collab)"
             )
+
+    def _refuse_loops(self) -> None:
+        loops = (self.links["train"][0] == self.links["train"][1]).nonzero()
+        if loops.numel():
+            node = int(self.links["train"][0, loops[0, 0]])
+            raise InputError(
+                f"dataset: {loops.size(0)} training links of {self.dataset.name} are self-loops, "
+                f"the first at node {node}; wanted two different nodes. maskinput=False leaves "
+                "them out of the graph"
+            )
+
+    def _false_links(self, part: str) -> Tensor:
+        """``[2, M]`` false links, or ``[P, M]`` false destinations of each link's source."""
+        name, links = self.dataset.name, self.dataset.links
+        count = self.links[part].size(1)
+        if f"{part}/edge_neg" in links:
+            false, form = links[f"{part}/edge_neg"], "[2, M]"
+            fits = false.dim() == 2 and false.size(0) == 2
+        elif f"{part}/target_node_neg" in links:
+            false, form = links[f"{part}/target_node_neg"], f"[{count}, M]"
+            fits = false.dim() == 2 and false.size(0) == count
+        else:
+            raise InputError(f"dataset: {name} has no false {part} links to rank the true ones in")
+        if not (fits and count and false.numel()):
+            raise InputError(
+                f"dataset: {name} has {count} true {part} links and false ones of shape "
+                f"{list(false.shape)}, wanted {form} and at least one of both"
+            )
+        return _checked(self.dataset, part, "negatives", false, self.num_nodes)
 
     def _node_input(self) -> Tensor:
         x = self.dataset.graphs.x
@@ -143,6 +180,7 @@ class LinkTask(Task):
 
     def graph(self, split: str = "train", device: torch.device | str = "cpu") -> CSR:
         """The links that are seen when ``split`` is scored, both ways and without loops."""
+        _check_part(split)
         wide = split == "test" and self.use_valedges
         return self._edges("test" if wide else "train", device).whole
 
@@ -162,8 +200,9 @@ class LinkTask(Task):
         """Batches of links of one split; ``options`` are those of ``GraphDataset.loader``.
 
         Raises:
-            InputError: fewer training links than one batch.
+            InputError: fewer training links than one batch, or no such split.
         """
+        _check_part(split)
         if split == "train":
             return TrainLinks(
                 self.links["train"], self.num_nodes, batch_size or self.batch_size,
@@ -172,11 +211,8 @@ class LinkTask(Task):
         return EvalLinks(lambda: self._eval_batch(split))
 
     def _eval_batch(self, split: str) -> LinkBatch:
-        links = self.dataset.links
-        if f"{split}/edge_neg" in links:
-            return LinkBatch(split, self.links[split], links[f"{split}/edge_neg"])
-        negative = links[f"{split}/target_node_neg"].long()
-        return LinkBatch(split, self.links[split], negative, ranked=True)
+        ranked = f"{split}/edge_neg" not in self.dataset.links
+        return LinkBatch(split, self.links[split], self._false[split], ranked=ranked)
 
     def apply(self, model: nn.Module, batch: LinkBatch) -> Tensor:
         """Scores of a batch: first the true links, then the false ones.
@@ -292,15 +328,23 @@ class LinkTask(Task):
         return figures
 
 
-def _checked(dataset: Any, part: str, num_nodes: int) -> Tensor:
-    links: Tensor = dataset.positive_links(part)
+def _check_part(split: str) -> None:
+    if split not in _PARTS:
+        raise InputError(
+            f"split: {split!r} is not one of {', '.join(_PARTS)}{nearest(split, _PARTS)}"
+        )
+
+
+def _checked(dataset: Any, part: str, what: str, links: Tensor, num_nodes: int) -> Tensor:
     if links.dtype not in (torch.int32, torch.int64):
-        raise InputError(f"dataset: {part} links of {dataset.name} are {links.dtype}, wanted int64")
+        raise InputError(
+            f"dataset: {part} {what} of {dataset.name} are {links.dtype}, wanted int64"
+        )
     if links.numel():
         low, high = (int(value) for value in torch.aminmax(links))
         if low < 0 or high >= num_nodes:
             raise InputError(
-                f"dataset: {part} links of {dataset.name} hold node {low if low < 0 else high}, "
+                f"dataset: {part} {what} of {dataset.name} hold node {low if low < 0 else high}, "
                 f"wanted 0..{num_nodes - 1}"
             )
     return links.long()

@@ -14,6 +14,8 @@ from graphkit.data.link_split import link_keys, non_links, seeded
 from graphkit.data.loader import epoch_permutation
 from graphkit.errors import InputError
 
+NEGATIVES = ("non_links", "destinations")
+
 
 @dataclass
 class LinkBatch:
@@ -87,10 +89,8 @@ class TrainLinks(EpochPosition):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if negatives not in ("non_links", "destinations"):
-            raise InputError(
-                f"negatives: expected 'non_links' or 'destinations', got {negatives!r}"
-            )
+        if negatives not in NEGATIVES:
+            raise InputError(f"negatives: {negatives!r} is not one of {', '.join(NEGATIVES)}")
         if not 1 <= batch_size * world_size <= positive.size(1):
             raise InputError(
                 f"batch_size: {batch_size * world_size} links, but there are "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +272,26 @@ class PropagatedNodeTask(HeteroTask):
             total = total + self.consistency * F.cross_entropy(logits, guess)
             # A batch without training nodes has no cross-entropy: their mean would be NaN.
             if bool(known.any()):
-                total = total + F.cross_entropy(logits[known], batch.y[known])
+                named = F.cross_entropy(logits[known], batch.y[known])
+                total = total + batch.train_factor * named
         return total
 
     def sample_loss(self, out: Tensor, batch: GroupBatch, split: str = "train") -> Tensor:
         """Loss of each node of the batch."""
         return super().sample_loss(out.mean(0) if out.dim() == 3 else out, batch, split)
+
+    def step_shares(
+        self, batches: Sequence[GroupBatch], total: Callable[[float], float]
+    ) -> list[float] | None:
+        """Shares by all nodes, with several views: consistency is a mean over all of them."""
+        if self.views == 1:
+            return None
+        nodes = [float(batch.nodes.numel()) for batch in batches]
+        known = [float(batch.train_mask.sum()) for batch in batches]
+        all_nodes, all_known = total(sum(nodes)), max(total(sum(known)), 1.0)
+        for batch, own, own_known in zip(batches, nodes, known, strict=True):
+            batch.train_factor = (own_known / all_known) * (all_nodes / own)
+        return [own / all_nodes for own in nodes]
 
     def weight(self, batch: GroupBatch, split: str = "train") -> float:
         """Number of labelled targets; with several views, of training nodes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -145,6 +146,14 @@ class RecommendationTask(Task):
     def weight(self, batch: InteractionBatch, split: str = "train") -> float:
         """Number of training pairs; 1 for a whole evaluated split."""
         return float(batch.users.numel()) if batch.split == "train" else 1.0
+
+    def step_shares(
+        self, batches: Sequence[InteractionBatch], total: Callable[[float], float]
+    ) -> None:
+        """Tell each batch how many pairs make one step, for losses that are sums over them."""
+        whole = int(total(float(sum(batch.users.numel() for batch in batches))))
+        for batch in batches:
+            batch.whole = whole
 
     def target(self, batch: InteractionBatch, split: str = "train") -> Tensor:
         """Number of held-out items of the evaluated users, int64 ``[n]``."""

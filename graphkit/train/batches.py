@@ -40,10 +40,21 @@ def shares(batches: Sequence[Any], task: Any, world: World) -> list[float]:
     """Weight of each micro-batch so that the step's gradient is that of the whole global batch.
 
     Batches are weighted by their number of labelled targets. With several workers the weights
-    are scaled so that the plain mean over workers, the default H4, gives the global mean.
+    are scaled so that the plain mean over workers, the default H4, gives the global mean. A task
+    whose loss is no mean over these targets has ``step_shares(batches, total)``: it learns there
+    which batches make one step, ``total`` being the sum of a number over the workers, and returns
+    their shares, or ``None`` for the usual ones.
     """
     if world.size == 1 and len(batches) == 1:
         return [1.0]
+    if hasattr(task, "step_shares"):
+
+        def total_of(number: float) -> float:
+            return float(world.all_reduce(torch.tensor(number, dtype=torch.float64), "sum"))
+
+        found = task.step_shares(batches, total_of)
+        if found is not None:
+            return [share * world.size for share in found]
     own = [float(task.weight(batch, "train")) for batch in batches]
     total = float(world.all_reduce(torch.tensor(sum(own), dtype=torch.float64), "mean"))
     return [weight / max(total, 1e-12) for weight in own]

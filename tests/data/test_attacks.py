@@ -393,6 +393,7 @@ def test_bad_arguments_name_themselves():
         (PGDAttack, {"loss": "nll"}, "loss: 'nll'"),
         (PGDAttack, {"labels": "tru"}, "did you mean 'true'"),
         (PGDAttack, {"candidates": 0}, "candidates: 0"),
+        (PGDAttack, {"candidates": 1.5}, "candidates: 1.5"),
         (PGDAttack, {"surrogate": "gcn"}, "surrogate: str"),
         (Metattack, {"inner_steps": 0}, "inner_steps: 0"),
         (Metattack, {"inner_lr": 0.0}, "inner_lr: 0.0"),
@@ -448,6 +449,15 @@ def test_missing_labels_features_and_splits_are_said():
     full.train_mask = torch.ones(60, 10, dtype=torch.bool)
     with pytest.raises(InputError, match="choose one split"):
         RandomAttack(0.1)(full)
+    for nodes, attack, word in (
+        (whole.train_mask, PGDAttack(0.1), "training"),
+        (whole.train_mask, Metattack(0.1), "training"),
+        (~whole.train_mask, PGDAttack(0.1, labels="true"), "attacked"),
+    ):
+        full = whole.clone()
+        full.y = torch.where(nodes, -1, whole.y)
+        with pytest.raises(InputError, match=rf"y: class -1 of {word} node \d+, wanted classes"):
+            attack(full)
     full = whole.clone()
     full.y = torch.rand(60)
     with pytest.raises(InputError, match="y: torch.float32"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy.sparse import csr_matrix, load_npz, save_npz
 from graphkit import data
 from graphkit.data import robust
 from graphkit.data.cards import card
+from graphkit.data.load import _parse
 from graphkit.data.locate import Source
 from graphkit.errors import CorruptFileError, DatasetNotFoundError, InputError
 
@@ -163,6 +165,22 @@ def test_another_file_under_the_right_name_is_refused(tmp_path):
     about = about.model_copy(update={"sha256": {f"?{name}": "0" * 64}})
     with pytest.raises(CorruptFileError, match="checksum"):
         robust.read(about, source, attack="metattack", rate=0.05)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    """A graph that is not on the card, such as metattack at 0.2, has no checksum to stop it."""
+    about, source, matrix = write(tmp_path / "robust")
+    reader = SimpleNamespace(read=robust.read)
+    options = {"attack": "metattack", "rate": 0.2}
+    attacked = source.base / "tiny_meta_adj_0.2.npz"
+    save_npz(attacked, matrix)
+    for content in (attacked.read_bytes()[:-40], b"<html>", b""):
+        attacked.write_bytes(content)
+        with pytest.raises(CorruptFileError, match="could not be read"):
+            _parse(reader, about, source, options)
+    (source.base / "tiny_prognn_splits.json").write_text("[]")
+    with pytest.raises(CorruptFileError, match="could not be read"):
+        _parse(reader, about, source, {})
 
 
 def test_majority_keeps_what_enough_graphs_have():

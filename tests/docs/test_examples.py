@@ -10,7 +10,9 @@ import pytest
 import torch
 from typer.main import get_command
 
-from graphkit import cli
+from graphkit import cli, recipes
+from graphkit.plugins import create_plugin
+from graphkit.results import build
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -66,3 +68,28 @@ def test_commands_and_options_exist(page: Path) -> None:
                 elif word.startswith("--"):
                     assert word in options, f"{name_of(page)}: {line}: no option {word}"
             assert command.callback or not hasattr(command, "commands"), f"no command: {line}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=name_of)
+def test_recipes_and_overrides_of_commands_exist(page: Path) -> None:
+    for _, text in blocks(page, "bash"):
+        for line in text.splitlines():
+            words = line.split("#")[0].split()
+            if words[:2] != ["graphkit", "run"] or "/" not in words[2] or "<" in words[2]:
+                continue
+            if words[2].startswith(("runs/", "./")) or words[2].endswith(".yaml"):
+                continue
+            changes = [w for w in words[3:] if re.match(r"[a-z_.]+=", w)]
+            build.check_names(recipes.apply_overrides(recipes.load(words[2]), changes))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml")], ids=name_of)
+def test_recipes_in_full_are_accepted(page: Path, tmp_path: Path) -> None:
+    for _, text in blocks(page, "yaml"):
+        if "\nmodel:" in text and text.startswith("dataset:"):
+            path = tmp_path / "mine.yaml"
+            path.write_text(text, encoding="utf-8")
+            recipe = recipes.load(str(path))
+            build.check_names(recipe)
+            for plugin in recipe.plugins:
+                create_plugin(plugin.name, **plugin.arguments)

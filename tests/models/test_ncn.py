@@ -190,8 +190,9 @@ def test_completion_starts_from_a_trained_ncn() -> None:
 def test_alpha_belongs_to_completion() -> None:
     with pytest.raises(InputError, match="alpha: predictor='ncn' has no completion"):
         model().set_alpha(0.5)
-    with pytest.raises(InputError, match="alpha: -1"):
-        model("ncnc").set_alpha(-1.0)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"alpha: {wrong}, wanted a finite number at least 0"):
+            model("ncnc").set_alpha(wrong)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

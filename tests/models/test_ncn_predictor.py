@@ -81,6 +81,27 @@ def test_dropped_rows_are_what_is_intersected(
     torch.testing.assert_close(model(x, csr, pairs), theirs, rtol=0, atol=1e-12)
 
 
+def test_the_maps_are_built_of_the_published_layers() -> None:
+    def layers(name: str, **options: Any) -> str:
+        model = net("ncnc", **{"predp": 0.5, **options})
+        letters = {"Linear": "L", "LayerNorm": "N", "Dropout": "D", "ReLU": "R", "Identity": "-"}
+        return "".join(letters[type(layer).__name__] for layer in getattr(model, name))
+
+    # Lin, LN, D, ReLU; the first block of xlin and xcnlin has no norm.
+    assert layers("xlin") == "LDRLNDR"
+    assert layers("xcnlin") == "LDRLNDRL"
+    assert layers("xcnlin", tailact=True) == "LDRLNDR"
+    assert layers("xijlin") == "LNDRL"
+    assert layers("xijlin", tailact=True) == "LNDR"
+    assert layers("lin") == "LNDRL"
+    assert layers("lin", twolayerlin=True) == "LNDRLNDRL"
+    assert layers("xcnlin", lnnn=False, predp=0.0) == "L-RL--RL"
+    assert layers("ptlin") == "LRL"
+    assert net("scn1").xcnlin[0].in_features == 1
+    assert net("catscn1").lin[0].in_features == 7
+    assert [net(name).xlin for name in ("cn0", "scn1", "catscn1", "sincn1cn1")] == [None] * 4
+
+
 def test_what_is_handed_down_to_completion(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[CSR] = []
 
@@ -218,6 +239,26 @@ class TestCompletion:
         torch.testing.assert_close(net(predictor)(x, csr, pairs), whole, rtol=0, atol=1e-12)
         split = torch.cat([net(predictor)(x, csr, part) for part in pairs.split(11, dim=1)])
         torch.testing.assert_close(split, whole, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("predictor", ["ncnc", "ncnc2", "gae_cnc"])
+    def test_no_differences_are_found_beyond_the_budget(
+        self, predictor: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        csr, x, pairs = random_graph(), features(), every_pair()
+        whole = net(predictor)(x, csr, pairs)
+        most = 2 * int(csr.degree.max())
+        found: list[int] = []
+
+        def record(rows: CSR, limit: int) -> tuple[CSR, Tensor | None]:
+            found.append(rows.num_entries)
+            return sample_rows(rows, limit)
+
+        monkeypatch.setattr(predictor_module, "sample_rows", record)
+        monkeypatch.setattr(predictor_module, "_ENTRIES", 3 * most)
+        model = net(predictor).train()
+        torch.testing.assert_close(model(x, csr, pairs), whole, rtol=0, atol=1e-12)
+        assert most < max(found) <= 3 * most
+        model(x, csr, pairs).sum().backward()
 
     def test_pieces_keep_to_their_limits(self) -> None:
         cost = torch.randint(0, 20, (300,), generator=torch.Generator().manual_seed(0))
@@ -367,12 +408,35 @@ class TestEveryPredictor:
         ({"cndeg": -3}, "cndeg: -3"),
         ({"splitsize": 0}, "splitsize: 0"),
         ({"pt": 0.0}, "pt"),
-        ({"alpha": -1.0}, "alpha"),
+        ({"alpha": -1.0}, "alpha: -1.0, wanted a finite number at least 0"),
+        ({"alpha": float("nan")}, "alpha: nan"),
+        ({"pt": float("inf")}, "pt: inf, wanted a finite number above 0"),
+        ({"scale": float("nan")}, "scale: nan"),
+        ({"offset": float("-inf")}, "offset: -inf"),
     ],
 )
 def test_bad_arguments_are_named(kwargs: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
         net(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"adj": torch.tensor([[0, 1], [1, 2]])}, "has no reverse"),
+        ({"adj": CSR.from_edge_index(undirected((0, 1), (2, 2)), 24)}, "a self-loop at node 2"),
+        ({"adj": undirected((0, 1), (0, 1))}, "is listed twice"),
+        ({"adj": random_graph(20)}, "20 x 20, wanted 24 nodes"),
+        ({"pairs": torch.zeros(2, 1)}, "pairs: torch.float32, wanted int64 or int32"),
+        ({"pairs": torch.tensor([[0], [24]])}, r"pairs: node 24 in pairs\[1, 0\]"),
+        ({"x": torch.zeros(24, 5)}, r"x: shape \[24, 5\], wanted \[N, 6\]"),
+    ],
+)
+@pytest.mark.parametrize("predictor", ["cn0", "cn1", "ncnc"])
+def test_bad_inputs_are_named(predictor: str, change: dict[str, Any], word: str) -> None:
+    given = {"x": features(), "adj": random_graph(), "pairs": torch.tensor([[0], [1]]), **change}
+    with pytest.raises(InputError, match=word):
+        net(predictor)(**given)
 
 
 def test_every_name_is_one_of_the_papers() -> None:

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from graphkit import zoo
 from graphkit.errors import InputError
 from graphkit.models import RobustGNN, create_model
-from graphkit.models.node_estimator import train_by_two_criteria
+from graphkit.models.node_estimator import seeded, train_by_two_criteria
 from graphkit.models.robust_gnn import low_rank
 from graphkit.models.stable import symmetric_normalisation
 from graphkit.models.stable.weighted_graph import graph_of_pairs
@@ -55,6 +55,21 @@ def test_same_seed_same_result_and_the_callers_random_numbers_stay():
     assert not same(state(first.classifier), state(third.classifier))
 
 
+def test_random_numbers_of_a_gpu_are_the_callers_again(monkeypatch):
+    asked, fork = [], torch.random.fork_rng
+    monkeypatch.setattr("torch.random.fork_rng", lambda devices: asked.append(devices) or fork([]))
+    for name in ("cpu", "cuda:1"):
+        with seeded(0, torch.device(name)):
+            pass
+    assert asked == [[], [torch.device("cuda:1")]]
+    small(epochs=1, contrast_epochs=1).fit(*ARGS)
+    RobustGNN(40, 2, epochs=1).fit(*ARGS)
+    assert asked[2:] == [[]] * 3
+    for model in (small(epochs=1, contrast_epochs=1), RobustGNN(40, 2)):
+        with pytest.raises(InputError, match=r"seed: 0.5, wanted a whole"):
+            model.fit(*ARGS, seed=0.5)
+
+
 def test_embedding_is_taken_over_where_the_seed_allows_it():
     first = small(runs_per_embedding=2).fit(*ARGS, seed=0)
     second = small(runs_per_embedding=2).fit(*ARGS, seed=1, previous=first)
@@ -75,6 +90,7 @@ def test_forward_refines_as_fit_did():
     assert torch.equal(model(Data(x=X, edge_index=EDGES)), model.logits_)
     assert torch.equal(model.embed(X, EDGES), model.embedding_)
     assert torch.equal(model.predict(X, EDGES), model.logits_.argmax(1))
+    assert torch.equal(model.predict(Data(x=X, edge_index=EDGES)), model.logits_.argmax(1))
     assert model.refine(X, EDGES).counts == model.refined_.counts
     # Rows receive from their new neighbours: the graph is directed.
     csr = model.refined_.adjacency
@@ -230,9 +246,43 @@ def test_splits_labels_and_features_that_do_not_fit_are_refused():
         ((X[:60], EDGES, Y[:60], TRAIN, VALID), "node id"),
         ((X.long(), EDGES, Y, TRAIN, VALID), "floating point"),
         ((X * torch.inf, EDGES, Y, TRAIN, VALID), "NaN or infinite"),
+        ((X.double(), EDGES, Y, TRAIN, VALID), "x: torch.float64, wanted torch.float32"),
+        ((X.to_sparse(), EDGES, Y, TRAIN, VALID), "x: torch.sparse_coo, wanted a dense"),
+        ((X, EDGES, Y.tolist(), TRAIN, VALID), "y: list"),
+        ((X, EDGES, Y, TRAIN.tolist(), VALID), "train: list"),
+        ((X, None, Y, TRAIN, VALID), "adj: None"),
     ):
         with pytest.raises(InputError, match=word):
             model.fit(*arguments)
+    for other in (RobustGNN(40, 2, "gat"), small(contrast_epochs=1)):
+        with pytest.raises(InputError, match=r"x: torch.float64, wanted torch.float32"):
+            other.fit(X.double(), EDGES, Y, TRAIN, VALID)
+
+
+def test_double_precision_is_trained_and_kept():
+    given = (X.double(), EDGES, Y, TRAIN, VALID)
+    for model in (
+        small(epochs=2, contrast_epochs=2), *(RobustGNN(40, 2, epochs=2, **o) for o in BASELINES)
+    ):  # fmt: skip
+        assert model.double().fit(*given).logits_.dtype == torch.float64
+        assert torch.equal(model.predict(X.double(), EDGES), model.logits_.argmax(1))
+
+
+def test_graphs_without_edges():
+    none = EDGES[:, :0]
+    for options in BASELINES:
+        model = RobustGNN(40, 2, epochs=2, **options).fit(X, none, Y, TRAIN, VALID)
+        assert torch.isfinite(model.logits_).all()
+    few = {"epochs": 2, "contrast_epochs": 2}
+    found = small(k=0, **few).fit(X, none, Y, TRAIN, VALID)
+    assert found.refined_.counts == {"rough": 0, "cosine": 0, "added": 0}
+    with pytest.raises(InputError, match="k: 3 with 0 candidate nodes of 120, wanted at least k"):
+        small(**few).fit(X, none, Y, TRAIN, VALID)
+
+
+def test_contrastive_training_that_diverges_is_said():
+    with pytest.raises(InputError, match="contrast_lr: the contrastive loss is nan in epoch 2"):
+        small(contrast_lr=1e30).fit(*ARGS)
 
 
 def test_features_and_candidates_that_do_not_suit_are_refused():
@@ -255,6 +305,7 @@ def test_features_and_candidates_that_do_not_suit_are_refused():
         ({"classifier_input": "x"}, "classifier_input"), ({"dropout": 1.0}, "dropout"),
         ({"epochs": 0}, "epochs"), ({"lr": 0.0}, "lr"), ({"weight_decay": -1.0}, "weight_decay"),
         ({"runs_per_embedding": 0}, "runs_per_embedding"), ({"jt": float("inf")}, "jt"),
+        ({"epochs": 2.5}, "epochs: 2.5"), ({"lr": "fast"}, "lr: 'fast'"),
     ],
     ids=str,
 )  # fmt: skip

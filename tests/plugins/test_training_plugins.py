@@ -272,7 +272,10 @@ def test_bad_schedules_are_refused(arguments, match):
 
 
 def test_names_and_nearest_matches():
-    own = ["early_stopping", "ema", "grad_clip", "lr_schedule", "parameter_sharing", "sam"]
+    own = [
+        "early_stopping", "ema", "grad_clip", "increasing_alpha", "lr_schedule",
+        "parameter_sharing", "sam",
+    ]  # fmt: skip
     assert list_plugins() == own
     with pytest.raises(PluginError, match="did you mean 'early_stopping'"):
         create_plugin("early_stoping")

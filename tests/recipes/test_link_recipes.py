@@ -1,11 +1,16 @@
 """Link-prediction recipes hold the published settings, sizes and figures to the digit."""
 
+from dataclasses import replace
+
 import pytest
 
-from graphkit import recipes
+from graphkit import data, recipes, results
+from graphkit.errors import DatasetNotFoundError
 from graphkit.models import create_model
+from graphkit.models.ncn import PREDICTORS
 from graphkit.recipes.schema import Optimizer
 from graphkit.results import build
+from graphkit.results.runner import method_name
 
 FEATURES = {
     "cora-link": 1433, "citeseer-link": 3703, "pubmed-link": 500, "ogbl-collab": 128,
@@ -86,6 +91,85 @@ def test_planetoid_models_differ_in_the_predictor_only(dataset):
     assert ncn == ncnc == gae
 
 
+@pytest.mark.parametrize("dataset", ["ogbl-collab", "ogbl-ppa"])
+def test_completion_on_ogb_differs_in_its_own_settings_only(dataset):
+    ncn, ncnc = (recipes.load(f"{dataset}/{m}").deciding() for m in ("ncn", "ncnc"))
+    for key in ("predictor", "scale", "offset", "pt", "alpha", "splitsize"):
+        ncn["model"].pop(key, None)
+        ncnc["model"].pop(key, None)
+    assert ncn == ncnc
+
+
+# conv, layers, width; jk, res; use_xlin, tailact, twolayerlin; maskinput
+SHAPES = {
+    "cora-link": ("puregcn", 1, 256, True, False, True, True, False, True),
+    "citeseer-link": ("puregcn", 1, 256, True, False, True, True, True, True),
+    "pubmed-link": ("puregcn", 1, 256, True, False, True, True, False, True),
+    "ogbl-collab": ("gcn", 1, 64, False, True, True, True, False, True),
+    "ogbl-ppa": ("gcn", 3, 64, False, True, False, True, False, True),
+    "ogbl-ddi": ("puresum", 1, 224, False, True, True, False, True, True),
+    "ogbl-citation2": ("puregcn", 3, 64, False, True, True, True, False, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", SHAPES)
+@pytest.mark.parametrize("model", ["ncn", "ncnc"])
+def test_switches_are_the_published_ones(dataset, model):
+    recipe = recipes.load(f"{dataset}/{model}")
+    given = model_of(f"{dataset}/{model}").config
+    names = ("conv", "num_layers", "hidden_channels", "jk", "res", "use_xlin", "tailact",
+             "twolayerlin")  # fmt: skip
+    found = (*(given[name] for name in names), recipe.task.model_extra["maskinput"])
+    wanted = SHAPES[dataset]
+    if (dataset, model) == ("ogbl-citation2", "ncnc"):  # over the node embeddings of ncn
+        wanted = ("none", 0, *wanted[2:])
+    assert found == wanted
+    assert given["ln"]
+    assert given["lnnn"]
+    assert given["beta"] == 1.0
+    assert given["nested_transform"]
+
+
+def test_draws_and_pieces_are_the_published_ones():
+    found = {
+        name: tuple(model_of(name).config[key] for key in ("cndeg", "trndeg", "tstdeg"))
+        for name in (*SETTINGS, "ogbl-ppa/ncnc", "ogbl-collab/ncnc", "cora-link/ncnc")
+    }
+    assert found.pop("ogbl-citation2/ncn") == (-1, 128, 128)
+    assert found.pop("ogbl-citation2/ncnc") == (-1, 96, 96)
+    assert set(found.values()) == {(-1, -1, -1)}
+    assert model_of("ogbl-ppa/ncnc").config["splitsize"] == 131072
+    assert model_of("ogbl-ddi/ncnc").config["splitsize"] == 262144
+
+
+ABLATIONS = {
+    "ncn@gae_cn": ("scn1", "GAE+CN"), "ncn@gae_cat_cn": ("catscn1", "cat GAE+CN"),
+    "ncn@ncn2": ("cn1.5", "NCN2"), "ncn@ncn_diff": ("cn1res", "NCN-diff"),
+    "ncn@ncn_higher": ("cn2", "NCN higher order"), "ncn@no_tlr": ("cn1", "NCN NoTLR"),
+    "ncnc@ncnc2": ("incn1cn1", "NCNC2"), "ncnc@gae_cnc": ("sincn1cn1", "GAE+CNC"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", ["cora-link", "citeseer-link", "pubmed-link"])
+def test_every_ablation_of_the_paper_is_a_recipe(dataset):
+    files = ("ncn", "ncnc")
+    names = [name for file in files for name in recipes.variants(f"{dataset}/{file}")]
+    assert names == [f"{dataset}/{name}" for name in ABLATIONS]
+    hashes = {recipes.load(name).hash for name in (*names, f"{dataset}/ncn", f"{dataset}/ncnc")}
+    assert len(hashes) == len(ABLATIONS) + 2
+    for name, (published, title) in ABLATIONS.items():
+        recipe = recipes.load(f"{dataset}/{name}")
+        structure = PREDICTORS[recipe.model.arguments["predictor"]]
+        assert replace(structure, depth=None) == PREDICTORS[published]
+        assert method_name(recipe) == title
+        assert (recipe.task.model_extra["maskinput"] is False) == name.endswith("no_tlr")
+        assert ("Without target link" in recipe.note) == name.endswith("no_tlr")
+        if recipe.num_params is not None:
+            size = sum(p.numel() for p in model_of(f"{dataset}/{name}").parameters())
+            assert size == recipe.num_params
+    assert model_of(f"{dataset}/ncnc@ncnc2").predictor.depth == 2
+
+
 def test_what_is_special_about_single_sets():
     collab = recipes.load("ogbl-collab/ncn")
     assert collab.task.model_extra["use_valedges"] is True
@@ -114,3 +198,16 @@ def test_rates_of_the_groups_reach_the_optimiser():
     recipe = recipes.load("demo-link/ncn")
     trainer = build.build_trainer(recipe, 0, None)
     assert trainer.optimizer["groups"] == {"encoder": {"lr": 0.01}, "predictor": {"lr": 0.005}}
+
+
+def test_twenty_epochs_of_ncn_rank_three_of_four_links_of_cora(tmp_path, one_thread):
+    recipe = recipes.load("cora-link/ncn")
+    try:
+        data.load(recipe.dataset.name)
+    except DatasetNotFoundError as missing:
+        pytest.skip(str(missing).splitlines()[0])
+    # Only the last epoch is evaluated: the split chooses nothing.
+    changes = ["trainer.max_epochs=20", "trainer.eval_every=20"]
+    record = results.run(recipe, seeds=[0], overrides=changes, runs=tmp_path)
+    assert record.metric == "hits@100"
+    assert record.test_mean > 0.75

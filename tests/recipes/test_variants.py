@@ -8,7 +8,9 @@ import pytest
 
 from graphkit import recipes
 from graphkit.errors import RecipeError
+from graphkit.models.prognn import PUBLISHED_SETTINGS
 from graphkit.results import build
+from graphkit.results.runner import method_name
 
 OWN = """
 dataset:
@@ -66,6 +68,32 @@ def test_published_settings_of_citeseer_and_polblogs():
     assert {r.model.arguments["jt"] for r in blogs} == {0}
     gcn = recipes.load("robust-cora/gcn@20").published[0]
     assert (gcn.value, gcn.std) == (0.5956, 0.0272)
+
+
+@pytest.mark.parametrize("dataset", ["cora", "citeseer", "polblogs"])
+def test_recipes_of_prognn_have_the_published_settings_and_figures(dataset):
+    kinds = ["prognn"] if dataset != "polblogs" else []
+    for kind in (*kinds, "prognn_fs", "prognn_lowrank"):
+        file = f"robust-{dataset}/{kind}"
+        for name in (file, *recipes.variants(file)):
+            recipe = recipes.load(name)
+            wanted = dict(PUBLISHED_SETTINGS[dataset])
+            if kind == "prognn_fs":
+                wanted["lambda_"] = 0.0
+            assert wanted.items() <= recipe.model.arguments.items()
+            features = recipe.model.arguments["lambda_"] > 0
+            assert {p.label for p in recipe.published} <= {"Pro-GNN" if features else "Pro-GNN-fs"}
+            body = "Pro-GNN-lowrank" if kind.endswith("lowrank") else "Pro-GNN"
+            assert method_name(recipe) == body + ("" if features else "-fs")
+    assert "@nettack3" in "".join(recipes.variants(file))
+
+
+def test_published_figures_of_prognn():
+    fine, coarse = (recipes.load(f"robust-cora/prognn{k}@10").published[0] for k in ("", "_fs"))
+    assert (fine.value, fine.std) == (0.7903, 0.0059)
+    assert (coarse.value, coarse.std) == (0.7791, 0.0086)
+    assert recipes.load("robust-citeseer/prognn@15").published[0].value == 0.7203
+    assert not recipes.load("robust-citeseer/prognn_fs@15").published
 
 
 def test_nettack_variants_change_the_attack():

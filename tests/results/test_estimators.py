@@ -12,6 +12,7 @@ from graphkit.cli import main
 from graphkit.errors import InputError
 from graphkit.results import dry
 from graphkit.results.estimators import FittedEstimator
+from graphkit.results.leaderboard import tables
 from graphkit.results.sweeps import draw_over, read_lines
 
 STABLE = """
@@ -37,6 +38,12 @@ variants:
 GCN = """
 dataset: {name: demo-node}
 model: {name: robust_gnn, conv: gcn, epochs: 20}
+seeds: 2
+size: cpu
+"""
+PROGNN = """
+dataset: {name: demo-node}
+model: {name: prognn_lowrank, rank: 10, keep_tail: true, epochs: 3, lr: 0.01}
 seeds: 2
 size: cpu
 """
@@ -86,6 +93,17 @@ def test_zoo_measures_the_same_figure(runs, tmp_path):
     assert test == pytest.approx(results.read_record(runs / "stable").per_seed[1].test)
 
 
+def test_prognn_runs_from_a_recipe_and_its_graph_goes_to_the_zoo(tmp_path):
+    (tmp_path / "learnt.yaml").write_text(PROGNN)
+    record = results.run(recipes.load(str(tmp_path / "learnt.yaml")), runs=tmp_path / "runs")
+    assert record.method_name == "Pro-GNN-lowrank"
+    assert record.n_runs == 2
+    run = tmp_path / "runs" / "demo-node" / "learnt"
+    folder = zoo.save_run(run, tmp_path / "zoo", seed=1)
+    assert zoo.from_pretrained(folder).graph.shape == (600, 600)
+    assert all(result.agrees for result in zoo.evaluate(folder))
+
+
 def test_dry_run_says_who_trains(runs, tmp_path):
     recipe = recipes.load(str(runs.parent.parent / "stable.yaml"))
     lines = list(dry.describe(recipe, [], None, tmp_path))
@@ -123,6 +141,28 @@ def test_figures_against_a_setting(runs, tmp_path, capsys):
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
+def test_figures_against_the_rate_of_an_own_attack(tmp_path):
+    text = GCN.replace("{name: demo-node}", "{name: demo-node, transforms: [{name: %s, rate: %s}]}")
+    text = text.replace("epochs: 20", "epochs: 2").replace("seeds: 2", "seeds: 1")
+    for attack, rate in (("DICE", 0.1), ("DICE", 0.3), ("RandomAttack", 0.1)):
+        path = tmp_path / f"{attack.lower()}{int(100 * rate)}.yaml"
+        path.write_text(text % (attack, rate))
+        results.run(recipes.load(str(path)), runs=tmp_path / "runs")
+    records = results.collect([tmp_path / "runs"])[0]
+    panels = read_lines(records, "dataset.transforms.0.rate")
+    assert set(panels) == {"demo-node DICE, acc", "demo-node RandomAttack, acc"}
+    assert set(panels["demo-node DICE, acc"][0]["GCN"]) == {0.1, 0.3}
+    by_name = read_lines(records, "dataset.transforms.DICE.rate")
+    assert by_name == {"demo-node DICE, acc": panels["demo-node DICE, acc"]}
+    with pytest.raises(InputError, match="no record has a number"):
+        read_lines(records, "dataset.transforms.1.rate")
+    # Attacked graphs are not ranked with each other, nor with the clean one.
+    attacked = {table.options for table in tables(records)}
+    assert attacked == {"DICE(rate=0.1)", "DICE(rate=0.3)", "RandomAttack(rate=0.1)"}
+    drawn = draw_over([tmp_path / "runs"], "dataset.transforms.0.rate", tmp_path / "rates.png")
+    assert drawn.stat().st_size > 5000
+
+
 def test_leaderboard_keeps_options_apart():
     from graphkit.results.leaderboard import _shipped
 
@@ -130,5 +170,7 @@ def test_leaderboard_keeps_options_apart():
     ten = {e.label: e.value for e in _shipped("robust-cora", "attack=metattack, rate=0.1")}
     assert five["GCN"] == 0.7655
     assert ten["GCN"] == 0.7039
-    assert set(five) == {"GCN", "GAT", "GCN-Jaccard", "GCN-SVD", "STABLE"}
+    assert set(five) == {
+        "GCN", "GAT", "GCN-Jaccard", "GCN-SVD", "Pro-GNN", "Pro-GNN-fs", "STABLE"
+    }  # fmt: skip
     assert _shipped("robust-cora", "") == []

@@ -1,99 +1,24 @@
-"""Link prediction: what a step sees, negatives, figures, runs that continue, heuristics."""
+"""Link prediction: what a step sees, negatives, figures, runs that continue, refusals."""
 
-import statistics
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from link_cases import HITS, NODES, Crash, Small, TinyLinks, fit
 
 from graphkit import data
 from graphkit.data.evaluation import evaluate_links
-from graphkit.data.link_split import link_keys, split_links
-from graphkit.data.packed import PackedGraphs
-from graphkit.errors import DatasetNotFoundError, InputError
-from graphkit.models import NCN, LinkHeuristic
+from graphkit.data.link_split import link_keys
+from graphkit.errors import InputError, PluginError
+from graphkit.models import NCN
+from graphkit.models.ncn import drop_adj
 from graphkit.plugins import create_plugin
 from graphkit.tasks import LinkTask, create_task
+from graphkit.tasks.link_batches import LinkBatch, TrainLinks
 from graphkit.train import Trainer, seed_everything
 from graphkit.train.optimizers import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NODES = 60
-HITS = SimpleNamespace(name="none", level="link", metric="hits@20")
-
-
-class Crash(Exception):
-    """Ends a run without any clean-up."""
-
-
-class Small(nn.Module):
-    """One layer over the graph and an inner product."""
-
-    def __init__(self, seed=0, crash_at=-1):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.config = {}
-        self.encoder = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2))
-        self.predictor = nn.Linear(8, 1)
-        self.crash_at, self.calls, self.graphs = crash_at, 0, []
-
-    def encode(self, x, adj):
-        if self.training:
-            self.calls += 1
-            self.graphs.append(link_keys(torch.stack([adj.row().long(), adj.col.long()]), NODES))
-            if self.calls == self.crash_at:
-                raise Crash
-        h = self.encoder(x)
-        return h.index_add(0, adj.row().long(), h[adj.col.long()])
-
-    def score(self, h, adj, pairs):
-        return self.predictor(h[pairs[0]] * h[pairs[1]])
-
-
-class TinyLinks:
-    """A dense random graph with the attributes of a link-level data set."""
-
-    level, task_type, num_tasks, metric, maximize = "link", "link", 1, "hits@20", True
-    name, sha256, card = "tiny-link", "0" * 64, HITS
-
-    def __init__(self, seed=0):
-        keys = torch.randperm(NODES * NODES, generator=torch.Generator().manual_seed(seed))
-        ends = torch.stack([keys // NODES, keys % NODES])
-        ends = ends[:, ends[0] < ends[1]][:, :600]
-        self.links = split_links(ends, NODES, "70/10/20", seed)
-        x = torch.randn(NODES, 4, generator=torch.Generator().manual_seed(seed))
-        train = self.links["train/edge"]
-        both = torch.cat([train, train.flip(0)], dim=1)
-        ptr = torch.tensor([0, NODES]), torch.tensor([0, both.size(1)])
-        self.graphs = PackedGraphs(*ptr, both, node={"x": x})
-
-    @property
-    def splits(self):
-        return {part: self.positive_links(part).t().contiguous() for part in ("train", "valid")}
-
-    def positive_links(self, part):
-        return self.links[f"{part}/edge"]
-
-    def evaluate_links(self, positive, negative, metrics=None):
-        return evaluate_links(self.card, positive, negative, metrics)
-
-
-def fit(folder=None, crash_at=-1, dataset=None, **settings):
-    model = Small(crash_at=crash_at)
-    groups = {"encoder": {"lr": 0.01}, "predictor": {"lr": 0.002}}
-    arguments = {
-        "max_epochs": 4,
-        "batch_size": 100,
-        "optimizer": {"name": "Adam", "lr": 0.01, "groups": groups},
-        "progress": False,
-        "checkpoint_seconds": 0,
-        "accelerator": "cpu",
-        **settings,
-    }
-    task = create_task(dataset or TinyLinks())
-    return Trainer(run_dir=folder, **arguments).fit(model, task), model, task
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -154,6 +79,48 @@ def test_negatives_are_drawn_once_an_epoch_and_are_no_training_links():
     assert not torch.isin(drawn, keys).any()
     assert (one[0] > one[1]).any()
     assert (one[0] < one[1]).any()
+
+
+def test_true_and_false_links_are_scored_on_dropped_edges_of_their_own(monkeypatch):
+    drawn = []
+
+    def record(csr, p, training):
+        drawn.append(csr)
+        return drop_adj(csr, p, training)
+
+    monkeypatch.setattr("graphkit.models.ncn.predictor.drop_adj", record)
+    task = create_task(TinyLinks())
+    model = NCN(in_channels=4, hidden_channels=4, preedp=0.5)
+    batch = next(iter(task.loader("train", batch_size=100)))
+    assert task.apply(model.train(), batch).shape == (200,)
+    assert len(drawn) == 2
+    assert drawn[0] is drawn[1]
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_the_other_copy_of_a_link_stays_unless_asked(dedup):
+    dataset = TinyLinks()
+    train = dataset.links["train/edge"]
+    dataset.links["train/edge"] = torch.cat([train, train[:, :1].flip(0)], dim=1)
+    model, task = Small(), create_task(dataset, dedup=dedup)
+    pairs = train[:, :1]
+    batch = LinkBatch("train", pairs, pairs.flip(0), hidden=torch.tensor([0]))
+    task.apply(model.train(), batch)
+    there = torch.isin(link_keys(pairs, NODES), model.graphs[-1])
+    assert bool(there) == (not dedup)
+
+
+def test_what_the_encoder_gets():
+    dataset = TinyLinks()
+    x = dataset.graphs.x
+    assert torch.equal(create_task(dataset).node_features(), x)
+    assert torch.equal(create_task(dataset, node_input="id").node_features(), torch.arange(NODES))
+    species = create_task(dataset, node_input="onehot")
+    assert torch.equal(species.node_features(), x.argmax(1))
+    species.use_node_input(x * 2)
+    assert torch.equal(species.node_features(), x * 2)
+    with pytest.raises(InputError, match="x: 59 rows, wanted 60"):
+        species.use_node_input(x[1:])
 
 
 def test_destinations_keep_their_sources():
@@ -302,6 +269,50 @@ def test_ncn_trains_on_the_embedded_set():
     assert losses[-1] < losses[0]
 
 
+def test_completion_is_switched_on_epoch_by_epoch(tmp_path):
+    seen = []
+
+    class Watched(NCN):
+        """Notes the bound of completion at every encoding, and may end the run."""
+
+        crash_at = -1
+
+        def encode(self, x, adj):
+            if self.training:
+                seen.append(round(float(self.predictor.alpha), 6))
+                if len(seen) == self.crash_at:
+                    raise Crash
+            return super().encode(x, adj)
+
+    def train(folder=None, crash_at=-1):
+        seed_everything(0)
+        seen.clear()
+        model = Watched(in_channels=4, hidden_channels=4, predictor="ncnc", alpha=0.3)
+        model.crash_at = crash_at
+        trainer = Trainer(
+            run_dir=folder, max_epochs=8, batch_size=200, progress=False, accelerator="cpu",
+            checkpoint_seconds=0, plugins=[create_plugin("increasing_alpha")],
+        )  # fmt: skip
+        return trainer.fit(model, create_task(TinyLinks())), model.state_dict()
+
+    whole, weights = train()
+    wanted = [alpha for alpha in (0, 0, 0, 0, 0, 0.1, 0.2, 0.3) for _ in range(2)]
+    assert seen == pytest.approx(wanted)
+    with pytest.raises(Crash):
+        train(tmp_path, crash_at=14)
+    again, same = train(tmp_path)
+    assert seen == pytest.approx(wanted[-len(seen) :])
+    assert 1 <= len(seen) <= 3
+    assert again.history == whole.history
+    assert all(torch.equal(value, same[key]) for key, value in weights.items())
+    with pytest.raises(PluginError, match="Small has no set_alpha"):
+        fit(plugins=[create_plugin("increasing_alpha")])
+    with pytest.raises(InputError, match="predictor='ncn' has no completion"):
+        Trainer(plugins=[create_plugin("increasing_alpha")], progress=False).fit(
+            NCN(in_channels=4, hidden_channels=4), create_task(TinyLinks())
+        )
+
+
 # -- refusals ----------------------------------------------------------------------------------
 
 
@@ -320,6 +331,7 @@ def test_validation_links_in_the_training_graph_are_refused():
         ({"batch_sise": 3}, "did you mean 'batch_size'"),
         ({"eval_batch_size": 0}, "eval_batch_size"),
         ({"node_input": "ids"}, "did you mean 'id'"),
+        ({"negatives": "non_link"}, "did you mean 'non_links'"),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -330,9 +342,8 @@ def test_bad_options_are_named(options, message):
 def test_an_epoch_without_a_step_is_refused():
     with pytest.raises(InputError, match="an epoch would have no step"):
         fit(batch_size=421)
-    hard = create_task(TinyLinks(), negatives="hard")
-    with pytest.raises(InputError, match="non_links"):
-        hard.loader("train")
+    with pytest.raises(InputError, match="negatives: 'hard' is not one of non_links"):
+        TrainLinks(TinyLinks().links["train/edge"], NODES, 100, negatives="hard")
 
 
 def test_links_that_are_no_node_ids_are_refused():
@@ -347,61 +358,47 @@ def test_links_that_are_no_node_ids_are_refused():
         LinkTask(data.load("demo"))
 
 
-# -- heuristics --------------------------------------------------------------------------------
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_links_that_cannot_be_judged_are_refused_before_training(part):
+    def refused(key, value, message):
+        dataset = TinyLinks()
+        if value is None:
+            del dataset.links[f"{part}/{key}"]
+        else:
+            dataset.links[f"{part}/{key}"] = value
+        with pytest.raises(InputError, match=message):
+            create_task(dataset)
+
+    none, some = torch.zeros(2, 0, dtype=torch.int64), torch.tensor([[0, 1], [2, 3]])
+    refused("edge", none, f"tiny-link has 0 true {part} links")
+    refused("edge_neg", none, r"false ones of shape \[2, 0\], wanted \[2, M\] and at least one")
+    refused("edge_neg", some[0], r"shape \[2\], wanted \[2, M\]")
+    refused("edge_neg", some.float(), f"{part} negatives of tiny-link are torch.float32")
+    refused("edge_neg", some + NODES - 3, f"{part} negatives of tiny-link hold node {NODES}")
+    refused("edge_neg", None, f"tiny-link has no false {part} links")
 
 
-def test_heuristics_are_their_definitions():
+def test_false_destinations_of_another_number_of_links_are_refused():
     dataset = TinyLinks()
-    edges = dataset.graphs.edge_index
-    dense = torch.zeros(NODES, NODES, dtype=torch.float64)
-    dense[edges[0], edges[1]] = 1
-    degree = dense.sum(1)
-    walk = dense / degree.clamp(min=1)[None, :]
-    eye = torch.eye(NODES, dtype=torch.float64)
-    rank = 0.15 * torch.linalg.inv(eye - 0.85 * walk)  # column i: PageRank from i
-    two, b = dense @ dense, 0.005
-    wanted = {
-        "cn": two,
-        "aa": dense @ torch.diag(1 / degree.clamp(min=2).log()) @ dense,
-        "ra": dense @ torch.diag(1 / degree.clamp(min=1)) @ dense,
-        "katz": b * dense + b**2 * two + b**3 * two @ dense,
-        "ppr": rank + rank.t(),
-    }
-    pairs = torch.combinations(torch.arange(NODES)).t()
-    pairs = pairs[:, (degree[pairs] > 0).all(0)]
-    for kind, matrix in wanted.items():
-        heuristic = LinkHeuristic(kind, iterations=200).fit(edges, NODES)
-        scores = heuristic.predict(pairs).double()
-        assert torch.allclose(scores, matrix[pairs[0], pairs[1]], rtol=1e-4, atol=1e-6), kind
-        assert torch.allclose(heuristic.predict(pairs.flip(0)).double(), scores, rtol=1e-4)
+    del dataset.links["test/edge_neg"]
+    dataset.links["test/target_node_neg"] = torch.zeros(7, 3, dtype=torch.int64)
+    with pytest.raises(InputError, match=r"shape \[7, 3\], wanted \[120, M\]"):
+        create_task(dataset)
 
 
-def test_heuristics_work_in_blocks(monkeypatch):
-    edges, pairs = TinyLinks().graphs.edge_index, torch.randint(NODES, (2, 100))
-    whole = LinkHeuristic("katz").fit(edges, NODES).predict(pairs)
-    monkeypatch.setattr("graphkit.models.link_heuristics._ELEMENTS", 7 * NODES)
-    assert torch.equal(LinkHeuristic("katz").fit(edges, NODES).predict(pairs), whole)
+def test_self_loops_are_refused_where_they_would_have_to_be_hidden():
+    dataset = TinyLinks()
+    loops = torch.tensor([[5, 8], [5, 8]])
+    dataset.links["train/edge"] = torch.cat([dataset.links["train/edge"], loops], dim=1)
+    with pytest.raises(InputError, match="2 training links of tiny-link are self-loops.* node 5"):
+        create_task(dataset)
+    graph = create_task(dataset, maskinput=False).graph("train")
+    assert graph.num_entries == 2 * 420
+    assert not (graph.row() == graph.col).any()
 
 
-@pytest.mark.parametrize("kind", ["cm", ""])
-def test_unknown_heuristics_are_refused(kind):
-    with pytest.raises(InputError, match="is not one of cn, aa, ra, katz, ppr"):
-        LinkHeuristic(kind)
-    with pytest.raises(InputError, match="call fit"):
-        LinkHeuristic().predict(torch.zeros(2, 1, dtype=torch.int64))
-
-
-def test_gate_common_neighbours_on_cora(tmp_path, monkeypatch):
-    """Without this figure (33.92 in the paper) no trained one may be believed."""
-    monkeypatch.setenv("GRAPHKIT_CACHE", str(tmp_path))
-    try:
-        cora = data.load("cora-link")
-    except DatasetNotFoundError as missing:
-        pytest.skip(f"cora is not at hand: {str(missing).splitlines()[0]}")
-    values = []
-    for run in range(10):
-        task = create_task(cora.of_run(run))
-        batch = next(iter(task.loader("test")))
-        scores = task.apply(LinkHeuristic("cn"), batch)
-        values.append(task.evaluate(scores, task.target(batch))["hits@100"])
-    assert 0.325 <= statistics.fmean(values) <= 0.355
+def test_unknown_splits_are_refused():
+    task = create_task(TinyLinks())
+    for function in (task.graph, task.loader):
+        with pytest.raises(InputError, match="split: 'vaild' is not one of.*did you mean 'valid'"):
+            function("vaild")

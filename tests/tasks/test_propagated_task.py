@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from graphkit.plugins import create_plugin
 from graphkit.tasks import PropagatedNodeTask, create_task, model_args
 from graphkit.tasks.class_ranking import mrr, ndcg
 from graphkit.train import Trainer
+from graphkit.train.batches import shares
+from graphkit.train.world import SoloWorld
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS: dict[str, Any] = {"iterations": 2, "embedding_size": 8, "use_input": True}
@@ -175,6 +178,28 @@ def test_consistency_of_views() -> None:
     assert out.grad.isfinite().all()
     assert task.apply(model_for(task).train(), batch).shape == (3, 31, 3)
     assert task.apply(model_for(task).eval(), batch).shape == (31, 3)
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_views_accumulate_to_the_loss_of_the_large_batch(spread: bool) -> None:
+    task = PropagatedNodeTask(nodes(), OPTIONS, views=3, consistency=0.6)
+    whole = next(iter(task.loader("train", batch_size=31)))
+    # Else one batch has all training nodes and the other two none.
+    order = torch.arange(31) if spread else (~whole.train_mask).long().argsort(stable=True)
+    first = 9 if spread else int(whole.train_mask.sum())
+    rows = [order[:first], order[first : first + 4], order[first + 4 :]]
+    parts = [
+        replace(whole, y=whole.y[r], nodes=whole.nodes[r], train_mask=whole.train_mask[r])
+        for r in rows
+    ]
+    out = torch.randn(3, 31, 3, dtype=torch.float32, requires_grad=True)
+    (wanted,) = torch.autograd.grad(task.loss(out, whole), out)
+    weights = shares(parts, task, SoloWorld())
+    loss = sum(
+        w * task.loss(out[:, r], b.to("cpu")) for w, r, b in zip(weights, rows, parts, strict=True)
+    )
+    (found,) = torch.autograd.grad(loss, out)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_training_figures_of_views_are_of_training_nodes() -> None:

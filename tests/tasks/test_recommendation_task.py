@@ -192,15 +192,15 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(demo, name, options, tmp_path)
 def test_workers_train_ultragcn_as_one_does(demo, negatives):
     """Its loss is a sum over pairs, but the mean over workers is what is minimised."""
 
-    def work(world=None):
+    def work(world=None, batch_size=500, accumulate=1):
         torch.manual_seed(0)
         model = create_model(
             "ultragcn", num_users=demo.num_users, num_items=demo.num_items, dim=8,
             num_negatives=5, negative_weight=5.0, gamma=0.1, init_std=0.1, negatives=negatives,
         )  # fmt: skip
         trainer = Trainer(
-            max_epochs=1, batch_size=500, optimizer={"name": "SGD", "lr": 0.002}, progress=False,
-            accelerator="cpu",
+            max_epochs=1, batch_size=batch_size, accumulate=accumulate,
+            optimizer={"name": "SGD", "lr": 0.002}, progress=False, accelerator="cpu",
         )  # fmt: skip
         trainer.fit(model, create_task(demo), world=world)
         return {key: value.clone() for key, value in model.state_dict().items()}
@@ -208,6 +208,11 @@ def test_workers_train_ultragcn_as_one_does(demo, negatives):
     alone, pair = work(), LocalWorld(2).run(work)
     for key, value in alone.items():
         torch.testing.assert_close(pair[0][key], value, rtol=1e-4, atol=1e-6)
+    if negatives == "exact":  # sampled ones are drawn for each batch
+        parts = [work(None, 250, 2), LocalWorld(2).run(lambda world: work(world, 250, 2))[0]]
+        for found in parts:
+            for key, value in alone.items():
+                torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
 
 
 def test_all_figures_are_of_the_epoch_with_the_best_recall(demo, monkeypatch):

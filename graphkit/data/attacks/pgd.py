@@ -128,8 +128,8 @@ class PGDAttack(StructureAttack):
             raise InputError(
                 f"labels: {labels!r}, wanted one of {LABELS}{nearest(str(labels), LABELS)}"
             )
-        if candidates is not None and candidates < 1:
-            raise InputError(f"candidates: {candidates}, wanted at least 1")
+        if candidates is not None and (type(candidates) is not int or candidates < 1):
+            raise InputError(f"candidates: {candidates!r}, wanted a whole number from 1")
         super().__init__(
             rate, seed, steps=steps, lr=lr, loss=loss, labels=labels, samples=samples,
             candidates=candidates, **fingerprint(surrogate),
@@ -146,7 +146,9 @@ class PGDAttack(StructureAttack):
             surrogate = trained_surrogate(victim, generator)
         with evaluating(surrogate):
             labels = victim.classes()
-            if self.labels == "predicted":
+            if self.labels == "true":
+                victim.refuse_unlabelled(attacked, "attacked")
+            else:
                 now = edges_of(victim.pairs, victim.num_nodes)
                 labels = labels_seen_by(victim, surrogate, now)
             ascent = _Ascent(victim, numbers, surrogate, attacked, labels[attacked], self.loss)

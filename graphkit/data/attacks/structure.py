@@ -74,7 +74,7 @@ class Victim:
         """Training nodes and all others.
 
         Raises:
-            InputError: the training nodes are unknown, none, or all nodes.
+            InputError: the training nodes are unknown, none, or all nodes, or one has no class.
         """
         if self.train is None:
             raise InputError("train_mask: this attack must know the training nodes, there is none")
@@ -86,7 +86,22 @@ class Victim:
                 f"train_mask: {len(self.train)} of {self.num_nodes} nodes, wanted at least one "
                 "inside and one outside"
             )
+        if self.y is not None:
+            self.refuse_unlabelled(self.train, "training")
         return self.train, others
+
+    def refuse_unlabelled(self, nodes: Tensor, kind: str) -> None:
+        """Refuse a class below 0, which stands for an unknown one, where it is learnt from.
+
+        Raises:
+            InputError: names the node.
+        """
+        missing = nodes[self.classes()[nodes] < 0]
+        if len(missing):
+            at = int(missing[0])
+            raise InputError(
+                f"y: class {int(self.classes()[at])} of {kind} node {at}, wanted classes from 0"
+            )
 
 
 def edges_of(pairs: Tensor, num_nodes: int) -> Tensor:

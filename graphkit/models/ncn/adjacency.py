@@ -87,7 +87,8 @@ def _simple(csr: CSR, symmetrise: bool) -> CSR:
         i, j = _first_difference(csr, flipped)
         raise InputError(
             f"adj: edge {j} -> {i} has no reverse, wanted an undirected graph; "
-            "symmetrise=True adds what is missing"
+            "torch_geometric.utils.to_undirected adds what is missing, as does symmetrise=True "
+            "where there is such an argument"
         )
     if not symmetrise and repeated.numel():
         place = int(repeated[0, 0])
@@ -111,6 +112,39 @@ def _first_difference(csr: CSR, flipped: CSR) -> tuple[int, int]:
         lonely, count = torch.unique(here, return_counts=True)
         lonely = lonely[count > 1]
     return int(lonely[0]) // n, int(lonely[0]) % n
+
+
+def checked_pairs(pairs: Tensor, adj: CSR) -> Tensor:
+    """Pairs of nodes of a graph as int64.
+
+    Args:
+        pairs: ``[2, B]`` int64 or int32.
+        adj: the graph.
+
+    Raises:
+        InputError: another type, shape or device, or a number that is no node.
+
+    Example:
+        >>> graph = adjacency(torch.tensor([[0, 1], [1, 0]]), 2)
+        >>> checked_pairs(torch.tensor([[0], [1]], dtype=torch.int32), graph).tolist()
+        [[0], [1]]
+    """
+    if not isinstance(pairs, Tensor) or pairs.dtype not in (torch.int32, torch.int64):
+        seen = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
+        raise InputError(f"pairs: {seen}, wanted int64 or int32")
+    if pairs.dim() != 2 or pairs.size(0) != 2:
+        raise InputError(f"pairs: shape {list(pairs.shape)}, wanted [2, B]")
+    if pairs.device != adj.col.device:
+        raise InputError(f"pairs: on {pairs.device}, wanted {adj.col.device} as adj")
+    if pairs.numel():
+        low, high = (int(v) for v in torch.aminmax(pairs))
+        if low < 0 or high >= adj.num_rows:
+            bad = low if low < 0 else high
+            side, place = (int(v) for v in (pairs == bad).nonzero()[0])
+            raise InputError(
+                f"pairs: node {bad} in pairs[{side}, {place}], wanted 0..{adj.num_rows - 1}"
+            )
+    return pairs.long()
 
 
 def rows_of_keys(key: Tensor, num_rows: int, num_cols: int, dtype: torch.dtype) -> CSR:

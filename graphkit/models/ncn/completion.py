@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -110,6 +111,18 @@ def sample_rows(csr: CSR, limit: int) -> tuple[CSR, Tensor | None]:
     torch.cumsum(keep, 0, dtype=before.dtype, out=before[1:])
     rowptr = before.index_select(0, csr.rowptr)
     return CSR(rowptr, csr.col[keep], None, csr.num_rows, csr.num_cols), weight[keep]
+
+
+def check_completion(
+    alpha: float, pt: float = 0.5, scale: float = 1.0, offset: float = 0.0
+) -> None:
+    """Refuse constants that make no weight of :func:`completion_probability`."""
+    for name, value, least in (("alpha", alpha, "at least 0"), ("pt", pt, "above 0")):
+        if not math.isfinite(value) or value < 0.0 or (name == "pt" and value == 0.0):
+            raise InputError(f"{name}: {value}, wanted a finite number {least}")
+    for name, value in (("scale", scale), ("offset", offset)):
+        if not math.isfinite(value):
+            raise InputError(f"{name}: {value}, wanted a finite number")
 
 
 def check_limit(name: str, limit: int) -> None:

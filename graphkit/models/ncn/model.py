@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphkit.errors import InputError
 from graphkit.models.ncn.adjacency import adjacency
+from graphkit.models.ncn.completion import check_completion
 from graphkit.models.ncn.encoder import NCNEncoder
 from graphkit.models.ncn.predictor import LinkPredictor
 from graphkit.models.registry import register_model
@@ -143,14 +144,14 @@ class NCN(nn.Module):
             pairs: ``[2, B]`` node ids.
         """
         graph = adjacency(adj, h.size(0), symmetrise=self.symmetrise)
-        out: Tensor = self.predictor(h, graph, _checked(pairs, graph))
+        out: Tensor = self.predictor(h, graph, pairs)
         return out
 
     def set_alpha(self, alpha: float) -> None:
         """Change the upper bound of the completion's weights, as ``increasealpha`` does per epoch.
 
         Raises:
-            InputError: a negative value, or a model without completion.
+            InputError: a value that is negative or not finite, or a model without completion.
 
         Example:
             >>> from graphkit.models.ncn import increasing_alpha
@@ -158,8 +159,7 @@ class NCN(nn.Module):
         """
         if not self.predictor.structure.completes:
             raise InputError(f"alpha: predictor={self.config['predictor']!r} has no completion")
-        if alpha < 0.0:
-            raise InputError(f"alpha: {alpha}, wanted at least 0")
+        check_completion(alpha=alpha)
         self.predictor.alpha.fill_(alpha)
 
     @torch.no_grad()
@@ -185,22 +185,3 @@ class NCN(nn.Module):
                 raise InputError(f"trained: {name} is {seen}, wanted {wanted}")
         for name, value in own.items():
             value.copy_(given[name])
-
-
-def _checked(pairs: Tensor, adj: CSR) -> Tensor:
-    if not isinstance(pairs, Tensor) or pairs.dtype not in (torch.int32, torch.int64):
-        seen = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
-        raise InputError(f"pairs: {seen}, wanted int64 or int32")
-    if pairs.dim() != 2 or pairs.size(0) != 2:
-        raise InputError(f"pairs: shape {list(pairs.shape)}, wanted [2, B]")
-    if pairs.device != adj.col.device:
-        raise InputError(f"pairs: on {pairs.device}, wanted {adj.col.device} as adj")
-    if pairs.numel():
-        low, high = (int(v) for v in torch.aminmax(pairs))
-        if low < 0 or high >= adj.num_rows:
-            bad = low if low < 0 else high
-            side, place = (int(v) for v in (pairs == bad).nonzero()[0])
-            raise InputError(
-                f"pairs: node {bad} in pairs[{side}, {place}], wanted 0..{adj.num_rows - 1}"
-            )
-    return pairs.long()

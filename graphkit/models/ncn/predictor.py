@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from graphkit.errors import InputError, nearest
-from graphkit.models.ncn.adjacency import drop_adj
+from graphkit.models.ncn.adjacency import adjacency, checked_pairs, drop_adj
 from graphkit.models.ncn.completion import (
+    check_completion,
     check_limit,
     completion_probability,
     log_of,
@@ -138,10 +139,12 @@ class LinkPredictor(nn.Module):
 
     Shapes:
         - **x:** ``[N, H]``, **pairs:** ``[2, B]``
+        - **adj:** undirected, no self-loops: see :class:`~graphkit.models.NCN`
         - **out:** ``[B, 1]`` logits
 
     Raises:
-        InputError: an argument that is unknown, missing or out of range.
+        InputError: an argument that is unknown, missing or out of range; a graph with self-loops,
+            directions or repeated edges; pairs that are no node ids.
 
     Example:
         >>> from graphkit.models.ncn.adjacency import adjacency
@@ -187,11 +190,12 @@ class LinkPredictor(nn.Module):
         for name, limit in (("cndeg", cndeg), ("trndeg", trndeg), ("tstdeg", tstdeg)):
             check_limit(name, limit)
         check_limit("splitsize", splitsize)
-        if alpha < 0.0 or pt <= 0.0:
-            raise InputError(f"alpha, pt: {alpha}, {pt}, wanted alpha >= 0 and pt > 0")
+        check_completion(alpha, pt, scale, offset)
+        if hidden_channels < 1:
+            raise InputError(f"hidden_channels: {hidden_channels}, wanted at least 1")
         self.preedp, self.cndeg, self.trndeg, self.tstdeg = preedp, cndeg, trndeg, tstdeg
         self.nested_transform, self.splitsize = nested_transform, splitsize
-        h = hidden_channels
+        self.hidden_channels = h = hidden_channels
 
         def block(first: int | None = h) -> list[nn.Module]:
             """Lin, LN, D, ReLU."""
@@ -240,8 +244,13 @@ class LinkPredictor(nn.Module):
             if hasattr(self, name):
                 nn.init.constant_(getattr(self, name), value)
 
-    def forward(self, x: Tensor, adj: CSR, pairs: Tensor) -> Tensor:
-        return self._score(self._enter(x, adj), pairs, self.depth)
+    def forward(self, x: Tensor, adj: CSR | Tensor, pairs: Tensor) -> Tensor:
+        if x.dim() != 2 or x.size(1) != self.hidden_channels:
+            raise InputError(
+                f"x: shape {list(x.shape)}, wanted [N, {self.hidden_channels}] as of the encoder"
+            )
+        graph = adjacency(adj, x.size(0))
+        return self._score(self._enter(x, graph), checked_pairs(pairs, graph), self.depth)
 
     def _enter(self, x: Tensor, adj: CSR) -> _Level:
         dropped, _ = drop_adj(adj, self.preedp, self.training)
@@ -282,6 +291,14 @@ class LinkPredictor(nn.Module):
         return aggregate(found, level.pooled, weight.to(level.pooled.dtype), message="scale")
 
     def _completed(self, level: _Level, pairs: Tensor, p: Tensor, depth: int) -> Tensor:
+        cost = level.adj.degree.long()[pairs].sum(0)  # no difference holds more
+        parts = [
+            self._completed_piece(level, pairs[:, piece], p[piece], depth)
+            for piece in pieces(cost, pairs.size(1), _ENTRIES)
+        ]
+        return torch.cat(parts) if parts else level.pooled.new_zeros(0, level.pooled.size(1))
+
+    def _completed_piece(self, level: _Level, pairs: Tensor, p: Tensor, depth: int) -> Tensor:
         ends = _both_ways(pairs)
         found = intersect(level.adj, ends, kind="difference").csr
         limit = self.trndeg if self.training else self.tstdeg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -181,6 +182,9 @@ def train_contrastive(
 
     Returns:
         The loss of each epoch.
+
+    Raises:
+        InputError: the loss is not a number, which no later epoch would mend.
     """
     modules = nn.ModuleList([encoder, discriminator])
     optimizer = torch.optim.Adam(modules.parameters(), lr=lr)
@@ -194,6 +198,11 @@ def train_contrastive(
         logits = torch.cat(contrast(encoder, discriminator, x, main, views, order))
         loss = F.binary_cross_entropy_with_logits(logits, target)
         history.append(float(loss.detach()))
+        if not math.isfinite(history[-1]):
+            raise InputError(
+                f"contrast_lr: the contrastive loss is {history[-1]} in epoch {len(history)} with "
+                f"{lr}, wanted smaller steps or features of smaller size"
+            )
         if history[-1] < best:
             best, waited = history[-1], 0
             kept = {name: value.clone() for name, value in modules.state_dict().items()}

@@ -12,9 +12,11 @@ from torch import Tensor
 from graphkit.errors import InputError, nearest
 from graphkit.models.node_estimator import (
     NodeEstimator,
+    check_seed,
     check_split,
     check_training,
     graph_inputs,
+    seeded,
     train_by_two_criteria,
 )
 from graphkit.models.registry import register_model
@@ -168,18 +170,18 @@ class Stable(NodeEstimator):
             part.reset_parameters()
 
     def forward(self, x: Any, adj: CSR | Tensor | None = None) -> Tensor:
-        x, graph = graph_inputs(x, adj, self.config["in_channels"])
+        x, graph = self._inputs(x, adj)
         embedding = self._embed(x, self._rough(x, graph)[0])
         return self._classify(x, embedding, self._refine(x, graph, embedding))
 
     def embed(self, x: Tensor, adj: CSR | Tensor) -> Tensor:
         """Embeddings ``[N, D]`` by the trained encoder."""
-        x, graph = graph_inputs(x, adj, self.config["in_channels"])
+        x, graph = self._inputs(x, adj)
         return self._embed(x, self._rough(x, graph)[0])
 
     def refine(self, x: Tensor, adj: CSR | Tensor) -> RefinedGraph:
         """The graph that the classifier sees in place of ``adj``."""
-        x, graph = graph_inputs(x, adj, self.config["in_channels"])
+        x, graph = self._inputs(x, adj)
         return self._refine(x, graph, self._embed(x, self._rough(x, graph)[0]))
 
     def fit(
@@ -195,8 +197,9 @@ class Stable(NodeEstimator):
     ) -> Stable:
         """Train encoder and classifier; see :meth:`NodeEstimator.fit`."""
         options = self.config
-        x, graph = graph_inputs(x, adj, options["in_channels"])
+        x, graph = self._inputs(x, adj)
         check_split(y, train, valid, x.size(0), options["out_channels"])
+        check_seed(seed)
         embedding_seed = seed // options["runs_per_embedding"]
         if isinstance(previous, Stable) and previous._embeds(options, embedding_seed, x, graph):
             self.encoder.load_state_dict(previous.encoder.state_dict())
@@ -207,8 +210,7 @@ class Stable(NodeEstimator):
             self._contrast(x, graph, embedding_seed)
         self._fitted_on = (x, graph)
         self.embedding_seed_ = embedding_seed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, x.device):
             self.classifier.reset_parameters()
             self.history_, self.best_epoch_ = train_by_two_criteria(
                 self.classifier,
@@ -227,8 +229,7 @@ class Stable(NodeEstimator):
         generator = torch.Generator().manual_seed(seed)
         views = recovered_views(rough, removed, options["recover"], generator)
         main, augmented = normalised_views(rough, views, options["beta"], options["aug_extra_loop"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, x.device):
             self.encoder.reset_parameters()
             self.discriminator.reset_parameters()
         self.contrast_history_ = train_contrastive(
@@ -248,6 +249,9 @@ class Stable(NodeEstimator):
             torch.equal(own.rowptr, graph.rowptr) and torch.equal(own.col, graph.col)
         )
         return same_graph and (own_x is x or torch.equal(own_x, x))
+
+    def _inputs(self, x: Any, adj: CSR | Tensor | None) -> tuple[Tensor, CSR]:
+        return graph_inputs(x, adj, self.config["in_channels"], self.encoder.bias.dtype)
 
     def _rough(self, x: Tensor, graph: CSR) -> tuple[CSR, Tensor]:
         return rough_prune(graph, x, self.config["jt"], self.config["metric"])
@@ -289,7 +293,7 @@ def _check_options(options: dict[str, Any]) -> None:
         ("runs_per_embedding", 1),
     ):  # fmt: skip
         value = options[name]
-        if not isinstance(value, int) or value < least:
+        if type(value) is not int or value < least:
             raise InputError(f"{name}: {value!r}, wanted an integer of at least {least}")
     for name in ("alpha", "jt", "ct", "beta", "contrast_lr"):
         if not math.isfinite(options[name]):

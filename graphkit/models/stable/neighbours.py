@@ -42,10 +42,12 @@ def most_similar(embedding: Tensor, candidates: Tensor, k: int, block: int | Non
     """
     n = embedding.size(0)
     available = int(candidates.sum())
-    if k < 1 or available < k:
+    if k < 1:
+        raise InputError(f"k: {k}, wanted at least 1")
+    if available < k:
         raise InputError(
-            f"k: {k} with {available} candidate nodes, wanted 1..{available}; lower k or "
-            "degree_threshold"
+            f"k: {k} with {available} candidate nodes of {n}, wanted at least k of them; lower k "
+            "(0 adds no neighbours), degree_threshold or what pruning removes"
         )
     if not bool(torch.isfinite(embedding).all()):
         raise InputError("embedding: NaN or infinite values, wanted finite ones")
