@@ -19,7 +19,7 @@ class IncreasingAlphaPlugin(TrainerPlugin):
     .. math:: \alpha_e = \mathrm{clip}(0.1 (e - 5), 0, 1)
 
     Raises:
-        PluginError: the model has no ``set_alpha``.
+        PluginError: the model has no ``increase_alpha``.
         InputError: the model does not complete.
 
     Example:
@@ -33,20 +33,15 @@ class IncreasingAlphaPlugin(TrainerPlugin):
     can_reshard = True
 
     def transform_model(self, model: nn.Module, data: Any) -> nn.Module:
-        if not callable(getattr(model, "set_alpha", None)):
+        if not callable(getattr(model, "increase_alpha", None)):
             raise PluginError(
-                f"increasing_alpha: {type(model).__name__} has no set_alpha; wanted an NCN that "
-                "completes, such as predictor='ncnc'"
+                f"increasing_alpha: {type(model).__name__} has no increase_alpha; wanted an NCN "
+                "that completes, such as predictor='ncnc'"
             )
-        self._set(model, 1)
+        model.increase_alpha(1)  # type: ignore[operator]
         return model
 
     def on_epoch_end(self, metrics: Any) -> None:
         # Behind the epoch's evaluation. A resumed run has alpha among its buffers.
-        self._set(self.run.model, int(metrics["epoch"]) + 1)
-
-    @staticmethod
-    def _set(model: Any, epoch: int) -> None:
-        from graphkit.models.ncn import increasing_alpha  # models are not needed to list plugins
-
-        model.set_alpha(increasing_alpha(epoch))
+        model: Any = self.run.model
+        model.increase_alpha(int(metrics["epoch"]) + 1)

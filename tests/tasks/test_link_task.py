@@ -305,7 +305,7 @@ def test_completion_is_switched_on_epoch_by_epoch(tmp_path):
     assert 1 <= len(seen) <= 3
     assert again.history == whole.history
     assert all(torch.equal(value, same[key]) for key, value in weights.items())
-    with pytest.raises(PluginError, match="Small has no set_alpha"):
+    with pytest.raises(PluginError, match="Small has no increase_alpha"):
         fit(plugins=[create_plugin("increasing_alpha")])
     with pytest.raises(InputError, match="predictor='ncn' has no completion"):
         Trainer(plugins=[create_plugin("increasing_alpha")], progress=False).fit(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graphkit.errors import InputError
 from graphkit.models.ncn.adjacency import adjacency
-from graphkit.models.ncn.completion import check_completion
+from graphkit.models.ncn.completion import check_completion, increasing_alpha
 from graphkit.models.ncn.encoder import NCNEncoder
 from graphkit.models.ncn.predictor import LinkPredictor
 from graphkit.models.registry import register_model
@@ -148,19 +148,32 @@ class NCN(nn.Module):
         return out
 
     def set_alpha(self, alpha: float) -> None:
-        """Change the upper bound of the completion's weights, as ``increasealpha`` does per epoch.
+        """Change the upper bound of the completion's weights.
 
         Raises:
             InputError: a value that is negative or not finite, or a model without completion.
 
         Example:
-            >>> from graphkit.models.ncn import increasing_alpha
-            >>> NCN(in_channels=4, predictor="ncnc").set_alpha(increasing_alpha(epoch=7))
+            >>> NCN(in_channels=4, predictor="ncnc").set_alpha(0.5)
         """
         if not self.predictor.structure.completes:
             raise InputError(f"alpha: predictor={self.config['predictor']!r} has no completion")
         check_completion(alpha=alpha)
         self.predictor.alpha.fill_(alpha)
+
+    def increase_alpha(self, epoch: int) -> None:
+        """Set the bound that the published code's ``--increasealpha`` has in an epoch, from 1.
+
+        Raises:
+            InputError: a model without completion.
+
+        Example:
+            >>> model = NCN(in_channels=4, predictor="ncnc")
+            >>> model.increase_alpha(10)
+            >>> float(model.predictor.alpha)
+            0.5
+        """
+        self.set_alpha(increasing_alpha(epoch))
 
     @torch.no_grad()
     def warm_start(self, trained: nn.Module) -> None:
