@@ -112,7 +112,8 @@ class HeteroGNN(nn.Module):
             }
         )
         self.dropout = Dropout(dropout)
-        relation = _keys(sorted({r for _, r, _ in types}))
+        # PyG joins relations with their types: only a dot would be in the way.
+        relation = _keys(sorted({r for _, r, _ in types}), alone=False)
         self._inside = {(s, r, d): (self._key[s], relation[r], self._key[d]) for s, r, d in types}
         metadata = ([self._key[kind] for kind in self.kinds], list(self._inside.values()))
         self.layers = nn.ModuleList()
@@ -170,13 +171,16 @@ class HeteroGNN(nn.Module):
         return together[first[self.target] : first[self.target] + size]
 
 
-def _keys(names: Iterable[str]) -> dict[str, str]:
-    """Names that a module may give its parts: those of the data, but for ``items`` or ``a.b``."""
+def _keys(names: Iterable[str], alone: bool = True) -> dict[str, str]:
+    """Names that a module may give its parts: those of the data, but for ``items`` or ``a.b``.
+
+    With ``alone=False`` they are pieces of longer names, which no attribute of a module has.
+    """
     taken: tuple[nn.Module, ...] = (nn.ModuleDict(), nn.ParameterDict())
     found: dict[str, str] = {}
     for name in names:
         key = name.replace(".", "#")
-        if not key or any(hasattr(part, key) for part in taken):
+        if alone and (not key or any(hasattr(part, key) for part in taken)):
             key = f"<{key}>"
         while key in found.values():  # "a.b" beside "a#b"
             key += "#"

@@ -107,6 +107,14 @@ def test_types_may_have_any_name(conv: str, target: str) -> None:
     assert torch.equal(again(data), found)
 
 
+@pytest.mark.parametrize("conv", ["hgt", "han"])
+def test_weights_of_the_usual_relation_keep_their_names(conv: str) -> None:
+    """``to`` is PyG's own name, and that of most relations of HGB."""
+    sizes, types = {"a": [2, 2], "b": [2, 2]}, [("a", "to", "b"), ("b", "to", "a")]
+    names = HeteroGNN(sizes, types, "a", 2, conv, hidden_channels=4, heads=2).state_dict()
+    assert any(name.endswith("a__to__b") for name in names)
+
+
 def test_refusals() -> None:
     def refused(message: str, **change: Any) -> None:
         settings = {
