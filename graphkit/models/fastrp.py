@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from graphkit.errors import InputError
 from graphkit.models.fastrp_powers import Run, Start, Step, scale_rows, standardize
 from graphkit.models.graph_input import GraphInput, read_graph
+from graphkit.models.node_estimator import check_seed
 
 _SMALL = 64 << 20  # bytes of an embedding that is propagated in one piece
 _PAPER = (0.0, 0.0, 7.81, 45.28)
@@ -118,7 +118,7 @@ class FastRP:
         ):  # fmt: skip
             if chosen[name] not in known:
                 raise InputError(f"{name}: {chosen[name]!r}, wanted {' or '.join(known)}")
-        self.dim, self.seed = _at_least_one("dim", chosen["dim"]), _seed(chosen["seed"])
+        self.dim, self.seed = _at_least_one("dim", chosen["dim"]), check_seed(chosen["seed"])
         self.variant, self.gds = chosen["variant"], chosen["variant"] == "gds"
         self.merge, self.input_matrix = chosen["merge"], chosen["input_matrix"]
         self.projection, self.rng = chosen["projection"], chosen["rng"]
@@ -205,7 +205,8 @@ class FastRP:
         if concat and self.normalize_rows:
             for at in range(0, out.size(1), self.dim):
                 scale_rows(out[:, at : at + self.dim], 1.0)
-        if not bool(torch.isfinite(out.sum(dtype=torch.float64))):
+        # Unlike a sum in float64 or a mask, the extremes need no copy; they keep NaN.
+        if not all(math.isfinite(value) for value in torch.aminmax(out)):
             raise InputError(
                 f"weights, edge_weight: {list(self.weights)} and powers of the graph give numbers "
                 "that float32 cannot hold, wanted smaller ones"
@@ -244,15 +245,6 @@ def _finite(name: str, given: Any) -> tuple[float, ...]:
     if isinstance(given, str) or not all(math.isfinite(v) for v in numbers):
         raise InputError(f"{name}: {given!r}, wanted finite numbers")
     return numbers
-
-
-def _seed(value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise InputError(f"seed: {value!r}, wanted an int") from None
 
 
 def _at_least_one(name: str, value: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,14 +77,23 @@ class NodeEstimator(nn.Module):
         return out.argmax(1)
 
 
-def check_seed(seed: int) -> None:
-    """Refuse what torch would round or not take.
+def check_seed(seed: Any) -> int:
+    """The seed as an ``int``, NumPy's whole numbers too; what torch would round is refused.
 
     Raises:
         InputError: not a whole number.
+
+    Example:
+        >>> import numpy
+        >>> check_seed(numpy.int64(3))
+        3
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"seed: {seed!r}, wanted a whole number")
+    try:
+        if isinstance(seed, bool):
+            raise TypeError
+        return operator.index(seed)
+    except TypeError:
+        raise InputError(f"seed: {seed!r}, wanted a whole number") from None
 
 
 @contextmanager
@@ -102,9 +112,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         ...     round(torch.rand(1).item(), 4)
         0.4963
     """
-    check_seed(seed)
+    number = check_seed(seed)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(number)
         yield
 
 

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 from torch_geometric.data import Data
 
 from graphkit.errors import InputError
@@ -281,6 +282,14 @@ def test_numbers_beyond_float32_are_refused_rather_than_nan() -> None:
     heavy = plain(8, [0.0, 1.0], input_matrix="adj")
     with pytest.raises(InputError, match="weights, edge_weight"):
         heavy.fit(edges, edge_weight=torch.full((edges.size(1),), 1e30))
+
+
+def test_nothing_larger_than_the_result_is_made_beside_it() -> None:
+    edges = random_graph(2000)
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        z = FastRP(64).fit_transform(edges)
+    largest = max(event.cpu_memory_usage for event in seen.events())
+    assert z.numel() * 4 <= largest <= 1.2 * z.numel() * 4
 
 
 def test_a_value_of_zero_in_a_matrix_is_no_edge() -> None:

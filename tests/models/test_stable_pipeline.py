@@ -70,6 +70,12 @@ def test_random_numbers_of_a_gpu_are_the_callers_again(monkeypatch):
             model.fit(*ARGS, seed=0.5)
 
 
+def test_seeds_of_numpy_are_taken():
+    for make in (lambda: small(epochs=1, contrast_epochs=1), lambda: RobustGNN(40, 2, epochs=1)):
+        found = make().fit(*ARGS, seed=np.int64(3))
+        assert torch.equal(found.logits_, make().fit(*ARGS, seed=3).logits_)
+
+
 def test_embedding_is_taken_over_where_the_seed_allows_it():
     first = small(runs_per_embedding=2).fit(*ARGS, seed=0)
     second = small(runs_per_embedding=2).fit(*ARGS, seed=1, previous=first)

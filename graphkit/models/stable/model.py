@@ -199,8 +199,7 @@ class Stable(NodeEstimator):
         options = self.config
         x, graph = self._inputs(x, adj)
         check_split(y, train, valid, x.size(0), options["out_channels"])
-        check_seed(seed)
-        embedding_seed = seed // options["runs_per_embedding"]
+        embedding_seed = check_seed(seed) // options["runs_per_embedding"]
         if isinstance(previous, Stable) and previous._embeds(options, embedding_seed, x, graph):
             self.encoder.load_state_dict(previous.encoder.state_dict())
             self.discriminator.load_state_dict(previous.discriminator.state_dict())
