@@ -240,7 +240,9 @@ def method_name(recipe: Recipe) -> str:
     if recipe.model.name in ("ncn", "link_heuristic"):
         name = str(settings.get("predictor", settings.get("kind", recipe.model.name)))
         hidden = (recipe.task.model_extra or {}).get("maskinput", True)
-        return _PREDICTORS.get(name, name.upper()) + ("" if hidden else " NoTLR")
+        # On ogbl-citation2 the paper's own NCN hides no links.
+        plain = hidden or recipe.dataset.name == "ogbl-citation2"
+        return _PREDICTORS.get(name, name.upper()) + ("" if plain else " NoTLR")
     if ((recipe.task.model_extra or {}).get("propagation") or {}).get("method") == "metapaths":
         return "metapath means"
     body = str(settings.get("conv", recipe.model.name)).removeprefix("ogb_").removeprefix("lrgb_")

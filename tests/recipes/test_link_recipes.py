@@ -170,6 +170,14 @@ def test_every_ablation_of_the_paper_is_a_recipe(dataset):
     assert model_of(f"{dataset}/ncnc@ncnc2").predictor.depth == 2
 
 
+def test_where_the_paper_hides_no_links_the_name_does_not_say_so():
+    for model in ("ncn", "ncnc"):
+        recipe = recipes.load(f"ogbl-citation2/{model}")
+        assert method_name(recipe) == recipe.published[0].label == model.upper()
+    shown = recipes.apply_overrides(recipes.load("cora-link/ncn"), ["task.maskinput=false"])
+    assert method_name(shown) == "NCN NoTLR"
+
+
 def test_what_is_special_about_single_sets():
     collab = recipes.load("ogbl-collab/ncn")
     assert collab.task.model_extra["use_valedges"] is True
