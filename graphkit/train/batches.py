@@ -45,8 +45,7 @@ def shares(batches: Sequence[Any], task: Any, world: World) -> list[float]:
     which batches make one step, ``total`` being the sum of a number over the workers, and returns
     their shares, or ``None`` for the usual ones.
     """
-    if world.size == 1 and len(batches) == 1:
-        return [1.0]
+    # Before all else: it also takes back what an earlier step left in a batch that comes again.
     if hasattr(task, "step_shares"):
 
         def total_of(number: float) -> float:
@@ -55,6 +54,8 @@ def shares(batches: Sequence[Any], task: Any, world: World) -> list[float]:
         found = task.step_shares(batches, total_of)
         if found is not None:
             return [share * world.size for share in found]
+    if world.size == 1 and len(batches) == 1:
+        return [1.0]
     own = [float(task.weight(batch, "train")) for batch in batches]
     total = float(world.all_reduce(torch.tensor(sum(own), dtype=torch.float64), "mean"))
     return [weight / max(total, 1e-12) for weight in own]

@@ -200,6 +200,10 @@ def test_views_accumulate_to_the_loss_of_the_large_batch(spread: bool) -> None:
     )
     (found,) = torch.autograd.grad(loss, out)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+    # A batch that comes again, alone in its step, keeps nothing of this one.
+    alone = task.loss(out[:, rows[0]], replace(parts[0], train_factor=1.0))
+    assert shares(parts[:1], task, SoloWorld()) == [1.0]
+    torch.testing.assert_close(task.loss(out[:, rows[0]], parts[0]), alone)
 
 
 def test_training_figures_of_views_are_of_training_nodes() -> None:
