@@ -76,7 +76,13 @@ class AddFastRP(Transform):
                 raise InputError(f"num_nodes: not given for node type {kind!r}")
             first[kind], total = total, total + int(size)
         for source, name, destination in data.edge_types:
-            edges = data[source, name, destination].edge_index
+            edges = data[source, name, destination].get("edge_index")
+            whole = isinstance(edges, Tensor) and edges.dtype in (torch.int32, torch.int64)
+            if not whole or edges.dim() != 2 or edges.size(0) != 2:
+                seen = f"{edges.dtype} {list(edges.shape)}" if isinstance(edges, Tensor) else edges
+                raise InputError(
+                    f"edge_index: {seen} of {(source, name, destination)}, wanted [2, E] int64"
+                )
             for row, kind in enumerate((source, destination)):
                 size = data[kind].num_nodes
                 if edges.numel() and not 0 <= int(edges[row].min()) <= int(edges[row].max()) < size:
@@ -85,8 +91,10 @@ class AddFastRP(Transform):
                         f"{int(edges[row].min())} to {int(edges[row].max())} of {kind!r}, wanted "
                         f"0 to {size - 1}"
                     )
-            ends.append(edges.long() + torch.tensor([[first[source]], [first[destination]]]))
-        one_way = torch.cat([torch.empty(2, 0, dtype=torch.int64), *ends], dim=1)
+            ends.append(
+                torch.stack([edges[0].long() + first[source], edges[1].long() + first[destination]])
+            )
+        one_way = torch.cat(ends, dim=1) if ends else torch.empty(2, 0, dtype=torch.int64)
         # A relation may be listed in both directions: each pair counts once.
         both = torch.unique(torch.cat([one_way, one_way.flip(0)], dim=1), dim=1)
         found = self.model.fit_transform(both, num_nodes=total)

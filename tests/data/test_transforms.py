@@ -233,5 +233,13 @@ def test_fastrp_fills_in_features_of_a_heterogeneous_graph():
     graph["paper", "by", "author"].edge_index = torch.tensor([[3], [0]])
     with pytest.raises(InputError, match="'by'.* names nodes 3 to 3 of 'paper', wanted 0 to 2"):
         AddFastRP(8)(graph)
+    for wrong, seen in (
+        (edges.float(), r"torch.float32 \[2, 4\]"),
+        (edges[0], "int64"),
+        (None, "None"),
+    ):
+        graph["paper", "by", "author"].edge_index = wrong
+        with pytest.raises(InputError, match=f"edge_index: .*{seen}.* wanted"):
+            AddFastRP(8)(graph)
     with pytest.raises(InputError, match="property_ratio"):
         AddFastRP(8, variant="gds", property_ratio=0.5)(graph)
