@@ -278,9 +278,7 @@ def _parse(reader: Any, card: DatasetCard, source: Source, options: dict[str, An
         parsed: Parsed = reader.read(card, source, **options)
     except GraphkitError:
         raise
-    except (
-        OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile
-    ) as error:  # fmt: skip
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise CorruptFileError(
             f"{card.name}: {source.base} could not be read ({type(error).__name__}: {error}); "
             f"get it again: {card.how_to_get}"

@@ -199,7 +199,11 @@ def _split(
     keys = {"train": "idx_train", "valid": "idx_val", "test": "idx_test"}
     if targets:
         keys["test"] = "attacked_test_nodes"
-    split = {part: torch.tensor(content[key], dtype=torch.int64) for part, key in keys.items()}
+    try:
+        split = {part: torch.tensor(content[key], dtype=torch.int64) for part, key in keys.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        wanted = ", ".join(keys.values())
+        raise CorruptFileError(f"{path}: wanted lists of node ids: {wanted} ({error})") from None
     ids = torch.cat(list(split.values()))
     if not len(ids) or int(ids.min()) < 0 or int(ids.max()) >= num_nodes:
         raise CorruptFileError(f"{path}: a node id is not in 0..{num_nodes - 1}")

@@ -178,9 +178,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         attacked.write_bytes(content)
         with pytest.raises(CorruptFileError, match="could not be read"):
             _parse(reader, about, source, options)
-    (source.base / "tiny_prognn_splits.json").write_text("[]")
-    with pytest.raises(CorruptFileError, match="could not be read"):
-        _parse(reader, about, source, {})
+    for content in ("[]", '{"idx_train": null}', '{"idx_train": ["a"]}'):
+        (source.base / "tiny_prognn_splits.json").write_text(content)
+        with pytest.raises(CorruptFileError, match="wanted lists of node ids: idx_train"):
+            _parse(reader, about, source, {})
 
 
 def test_majority_keeps_what_enough_graphs_have():
